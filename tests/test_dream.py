@@ -1,0 +1,395 @@
+"""The dream keeps the promises of a world: batches, streams, forks and files do not change what is dreamt."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_world import CONFIG, begin, small_world, wander
+from torch import Tensor, nn
+
+from worldplay_env import memory
+from worldplay_env.dream import DreamWorld
+from worldplay_env.dream_rollout import DreamRollout, PastChunk
+from worldplay_env.model import positional
+from worldplay_env.world import Chunk, Control, Start, WorldError
+
+PATH = wander(8, seed=5)
+
+
+@pytest.fixture(scope="module")
+def world() -> DreamWorld:
+    return small_world()
+
+
+def _roll(world: DreamWorld, rollout: DreamRollout, chunks: int, path: list[Control] = PATH) -> list[Chunk]:
+    first = rollout.chunks
+    return [world.step([rollout], [control])[0] for control in path[first : first + chunks]]
+
+
+def _frames(chunks: list[Chunk]) -> Tensor:
+    assert all(chunk.frames is not None for chunk in chunks)
+    return torch.cat([chunk.frames for chunk in chunks])  # type: ignore[misc]
+
+
+def _same(one: list[Chunk], other: list[Chunk]) -> bool:
+    latents = all(torch.equal(a.latents, b.latents) for a, b in zip(one, other, strict=True))  # type: ignore[arg-type]
+    return latents and torch.equal(_frames(one), _frames(other))
+
+
+def _relative(one: Tensor | None, other: Tensor | None) -> float:
+    assert one is not None
+    assert other is not None
+    return float((one - other).norm() / other.norm())
+
+
+def test_chunks_have_13_then_16_frames_and_memory_by_the_rule(world: DreamWorld) -> None:
+    chunks = _roll(world, begin(world, 0), 6)
+    assert [chunk.frames.shape for chunk in chunks if chunk.frames is not None] == [(13, 32, 48, 3)] + [
+        (16, 32, 48, 3)
+    ] * 5
+    assert [len(chunk.memory) for chunk in chunks] == [0, 4, 8, 12, 16, 16]
+    assert chunks[4].frames is not None
+    assert chunks[4].frames.dtype == torch.uint8
+    assert {"select", "prefill", "denoise_0", "denoise_3", "decode", "total"} <= set(chunks[5].timings)
+
+
+def test_equal_seeds_dream_equal_worlds_whatever_ran_before(world: DreamWorld) -> None:
+    one = _roll(world, begin(world, 3), 3)
+    other_seed = _roll(world, begin(world, 4), 3)
+    torch.rand(7)
+    again = _roll(world, begin(world, 3), 3)
+    assert _same(one, again)
+    assert not _same(one, other_seed)
+
+
+def test_global_random_state_is_neither_read_nor_touched(world: DreamWorld) -> None:
+    torch.manual_seed(11)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    _roll(world, begin(world, 0), 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
+
+
+def test_noise_is_standard_normal_and_a_function_of_seed_and_chunk(world: DreamWorld) -> None:
+    rollout = begin(world, 5)
+    first = rollout.noise()
+    assert torch.equal(first, begin(world, 5, image=False).noise())
+    _roll(world, rollout, 1)
+    draws = torch.stack([begin(world, seed).noise() for seed in range(64)])
+    assert not torch.equal(rollout.noise(), first)
+    assert abs(float(draws.mean())) < 0.02
+    assert abs(float(draws.std()) - 1) < 0.02
+
+
+def test_an_image_is_latent_frame_0_and_text_alone_generates_it(world: DreamWorld) -> None:
+    pictured, imagined = begin(world, 0), begin(world, 0, image=False)
+    with_image, without = _roll(world, pictured, 1)[0], _roll(world, imagined, 1)[0]
+    assert with_image.latents is not None
+    assert without.latents is not None
+    assert torch.equal(with_image.latents[:, :1], pictured.start_latent)
+    assert (without.latents[:, 0].abs() > 0).all()
+    assert (imagined.picture == 128).all()
+    assert not imagined.start_latent.any()
+
+
+def test_rollouts_of_mixed_age_step_together_as_they_step_alone(world: DreamWorld) -> None:
+    ages = [0, 1, 5, 0, 2, 6, 4]
+    rollouts = [begin(world, seed, image=seed % 3 > 0, prompt=seed % 2) for seed in range(len(ages))]
+    for rollout, age in zip(rollouts, ages, strict=True):
+        _roll(world, rollout, age)
+    alone = [world.step([rollout.fork()], [PATH[rollout.chunks]])[0] for rollout in rollouts]
+    together = world.step(rollouts, [PATH[age] for age in ages])
+    for one, other in zip(together, alone, strict=True):
+        assert _relative(one.latents, other.latents) < 1e-4
+        assert one.frames is not None
+        assert other.frames is not None
+        assert (one.frames.int() - other.frames.int()).abs().max() <= 1
+        assert np.array_equal(one.memory, other.memory)
+    assert [rollout.chunks for rollout in rollouts] == [age + 1 for age in ages]
+
+
+def test_a_fork_goes_on_bit_for_bit_and_shares_every_tensor(world: DreamWorld) -> None:
+    parent = begin(world, 7)
+    _roll(world, parent, 5)
+    child = parent.fork()
+    assert child.decoder_state is parent.decoder_state
+    assert all(a is b for a, b in zip(child.history, parent.history, strict=True))
+    ahead = _roll(world, child, 2)
+    assert parent.chunks == 5
+    assert _same(ahead, _roll(world, parent, 2))
+
+
+def test_a_fork_with_another_seed_has_the_past_but_another_future(world: DreamWorld) -> None:
+    parent = begin(world, 7)
+    _roll(world, parent, 2)
+    twin, other = parent.fork(seed=7), parent.fork(seed=8)
+    here = _roll(world, parent, 1)
+    assert _same(here, _roll(world, twin, 1))
+    assert not _same(here, _roll(world, other, 1))
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 5])
+def test_a_saved_rollout_goes_on_bit_for_bit_in_a_freshly_loaded_world(
+    world: DreamWorld, tmp_path: Path, chunks: int
+) -> None:
+    rollout = begin(world, 9, image=chunks != 1)
+    _roll(world, rollout, chunks)
+    rollout.save(tmp_path / "rollout.safetensors")
+    fresh = small_world()
+    loaded = fresh.load_rollout(tmp_path / "rollout.safetensors")
+    assert (loaded.seed, loaded.prompt, loaded.chunks) == (rollout.seed, rollout.prompt, chunks)
+    assert np.array_equal(loaded.pose, rollout.pose)
+    assert np.array_equal(loaded.picture, rollout.picture)
+    assert _same(_roll(fresh, loaded, 2), _roll(world, rollout, 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["rollout.safetensors"]
+
+
+def test_a_file_that_is_no_rollout_of_this_world_is_refused(world: DreamWorld, tmp_path: Path) -> None:
+    (tmp_path / "noise").write_bytes(b"no tensors here")
+    with pytest.raises(ValueError, match="not a saved rollout"):
+        world.load_rollout(tmp_path / "noise")
+    begin(world, 0).save(tmp_path / "rollout")
+    other = small_world(weights="trained")
+    with pytest.raises(ValueError, match=r"holds a rollout of small \(random weights.*not of.*small \(trained"):
+        other.load_rollout(tmp_path / "rollout")
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_a_stream_yields_the_frames_of_a_step_as_they_are_decoded(world: DreamWorld, image: bool) -> None:
+    streamed, stepped = begin(world, 1, image=image), begin(world, 1, image=image)
+    for control in PATH[:2]:
+        parts = list(world.stream(streamed, control))
+        expected = world.step([stepped], [control])[0].frames
+        assert [len(part) for part in parts] == ([1, 4, 4, 4] if streamed.chunks == 1 else [4, 4, 4, 4])
+        assert expected is not None
+        assert (torch.cat(parts).int() - expected.int()).abs().max() <= 1
+    assert streamed.chunks == 2
+
+
+def test_an_abandoned_stream_commits_nothing(world: DreamWorld) -> None:
+    rollout = begin(world, 1)
+    frames = world.stream(rollout, PATH[0])
+    next(frames)
+    frames.close()
+    assert rollout.chunks == 0
+    assert rollout.decoder_state is None
+
+
+@pytest.mark.parametrize("latents_per_decode", [1, 2, 3])
+def test_the_length_of_a_decoder_pass_does_not_change_frames(world: DreamWorld, latents_per_decode: int) -> None:
+    other = small_world(latents_per_decode=latents_per_decode)
+    frames, expected = _frames(_roll(other, begin(other, 2), 2)), _frames(_roll(world, begin(world, 2), 2))
+    assert (frames.int() - expected.int()).abs().max() <= 1
+
+
+def test_frames_are_the_same_after_chunks_that_were_not_decoded(world: DreamWorld) -> None:
+    always, sometimes = begin(world, 2), begin(world, 2)
+    expected = _roll(world, always, 4)
+    chunks = [world.step([sometimes], [PATH[n]], decode=n in (1, 3))[0] for n in range(4)]
+    assert [chunk.frames is None for chunk in chunks] == [True, False, True, False]
+    assert _same([chunks[1], chunks[3]], [expected[1], expected[3]])
+
+
+def test_a_new_prompt_changes_what_comes_and_nothing_before(world: DreamWorld) -> None:
+    rollout, changed = begin(world, 3), begin(world, 3)
+    before = _roll(world, rollout, 1), _roll(world, changed, 1)
+    assert _same(*before)
+    changed.prompt_in_force = begin(world, 0, prompt=1).prompt_in_force
+    assert not _same(_roll(world, rollout, 1), _roll(world, changed, 1))
+
+
+def test_a_start_that_is_not_at_the_origin_dreams_the_same(world: DreamWorld) -> None:
+    away = np.array(PATH[3].poses[2])
+    moved = [Control(away @ control.poses, control.labels, control.intrinsics) for control in PATH[:3]]
+    rollout, plain = begin(world, 3), begin(world, 3)
+    for here, there in zip(_roll(world, plain, 3), _roll(world, rollout, 3, moved), strict=True):
+        assert _relative(there.latents, here.latents) < 1e-4
+
+
+# ---- nothing is committed unless all is well
+
+
+@contextlib.contextmanager
+def _failing(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: Exception, call: int
+) -> Iterator[None]:
+    calls, original = Counter[str](), getattr(owner, name)
+
+    def fail(*arguments: object, **options: object) -> object:
+        calls["made"] += 1
+        if calls["made"] == call:
+            raise error
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        yield
+
+
+def _fingerprint(rollout: DreamRollout) -> tuple[object, ...]:
+    return (rollout.chunks, rollout.decoded, id(rollout.decoder_state), rollout.seed, rollout.prompt)
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "raised"),
+    [
+        ("transformer", torch.OutOfMemoryError("CUDA out of memory"), WorldError),
+        ("autoencoder", torch.OutOfMemoryError("CUDA out of memory"), WorldError),
+        ("autoencoder", RuntimeError("a kernel failed"), RuntimeError),
+        ("transformer", KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_an_error_in_any_group_leaves_every_rollout_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, part: str, error: Exception, raised: type[BaseException]
+) -> None:
+    world = small_world()
+    rollouts = [begin(world, 0), begin(world, 1)]
+    _roll(world, rollouts[0], 2)
+    before = [_fingerprint(rollout) for rollout in rollouts]
+    expected = [world.step([rollout.fork()], [PATH[rollout.chunks]])[0] for rollout in rollouts]
+    owner, name, call = (
+        (world.transformer, "forward", 6) if part == "transformer" else (world.autoencoder, "decode", 2)
+    )
+    with _failing(monkeypatch, owner, name, error, call), pytest.raises(raised):
+        world.step(rollouts, [PATH[2], PATH[0]])
+    assert [_fingerprint(rollout) for rollout in rollouts] == before
+    after = world.step(rollouts, [PATH[2], PATH[0]])
+    assert all(_relative(a.latents, b.latents) < 1e-4 for a, b in zip(after, expected, strict=True))
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_model_that_makes_nan_is_an_error_and_changes_nothing(decode: bool) -> None:
+    world = small_world()
+    rollout = begin(world, 0)
+    _roll(world, rollout, 1)
+    before = _fingerprint(rollout)
+    bias = world.transformer.output_projection.bias
+    kept = bias.detach().clone()
+    with torch.no_grad():
+        bias[0] = float("nan")
+    with pytest.raises(WorldError, match="not finite"):
+        world.step([rollout], [PATH[1]], decode=decode)
+    assert _fingerprint(rollout) == before
+    with torch.no_grad():
+        bias.copy_(kept)
+    assert world.step([rollout], [PATH[1]])[0].frames is not None
+
+
+def test_wrong_arguments_are_refused_before_anything_runs(world: DreamWorld) -> None:
+    rollout, stranger = begin(world, 0), begin(small_world(), 0)
+    with pytest.raises(ValueError, match="one control"):
+        world.step([rollout], [])
+    with pytest.raises(ValueError, match="twice"):
+        world.step([rollout, rollout], PATH[:2])
+    with pytest.raises(ValueError, match="not a rollout of this world"):
+        world.step([stranger], PATH[:1])
+    with pytest.raises(ValueError, match="noise must have shape"):
+        world.step([rollout], PATH[:1], noise=torch.zeros(1, 6, 3, 4, 6))
+    for seed in (-1, 1.5, True):
+        with pytest.raises(ValueError, match="seed"):
+            world.start(Start(), seed, prompt_embedding=torch.zeros(5, 10))  # type: ignore[arg-type]
+    assert rollout.chunks == 0
+
+
+# ---- work is not repeated, and nothing grows but the history
+
+
+def test_work_that_does_not_depend_on_the_step_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = small_world()
+    counts: Counter[str] = Counter()
+    shapes: dict[str, set[torch.Size]] = {"modulation": set()}
+
+    def counted(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            counts[name] += 1
+            if name == "modulation":
+                shapes[name].add(output.shape)
+
+        module.register_forward_hook(hook)
+
+    transformer, last = world.transformer, world.transformer.blocks[-1]
+    counted("text", transformer.text_embedder)
+    counted("modulation", transformer.modulation_projection)
+    counted("head", transformer.output_projection)
+    counted("last feed-forward", last.feed_forward)  # type: ignore[arg-type]
+    counted("last text keys", last.cross_attention.to_k)  # type: ignore[union-attr, arg-type]
+    counted("last queries", last.self_attention.to_q)  # type: ignore[union-attr, arg-type]
+    counted("last keys", last.self_attention.to_k)  # type: ignore[union-attr, arg-type]
+    for name in ("rope_table", "projections"):
+        original = getattr(positional, name)
+        monkeypatch.setattr(
+            positional, name, lambda *a, _name=name, _original=original: counts.update([_name]) or _original(*a)
+        )
+    rollouts = [begin(world, seed) for seed in range(2)]
+    rollouts[1].prompt_in_force = rollouts[0].prompt_in_force
+    for n in range(6):
+        world.step(rollouts, [PATH[n], PATH[n]])
+    assert counts == {
+        "text": 1,  # once a prompt
+        "last text keys": 1,
+        "modulation": 4 * 6 + 5,  # once a forward and once a prefill; chunk 0 has no memory
+        "head": 4 * 6,
+        "last feed-forward": 4 * 6,  # a prefill stops at its last keys and values
+        "last queries": 4 * 6,
+        "last keys": 4 * 6 + 5,
+        "rope_table": 6 + 5,  # once a chunk, once for its memory
+        "projections": 6 + 5,
+    }
+    dim = CONFIG.transformer.dim
+    assert shapes["modulation"] == {torch.Size([2, frames, 6 * dim]) for frames in (4, 8, 12, 16)}  # never a token
+
+
+def test_the_decoder_and_prefill_read_no_more_at_a_great_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = small_world()
+    young, old = begin(world, 0), begin(world, 0)
+    path = wander(200, seed=1)
+    _roll(world, young, 5, path)
+    _roll(world, old, 1, path)
+    clean = old.history[0].latents
+    old.history = [PastChunk.of(clean, control) for control in path[:199]]
+    sizes: list[list[int]] = []
+
+    def record(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes[-1].append(output.numel())
+
+    for module in [*world.transformer.modules(), *world.autoencoder.decoder.modules()]:
+        if isinstance(module, nn.Linear | nn.Conv3d):
+            module.register_forward_hook(record)
+    old.decoded = 199
+    for rollout in (young, old):
+        sizes.append([])
+        world.step([rollout], [path[rollout.chunks]])
+    assert sizes[0] == sizes[1]
+    assert len(sizes[0]) > 100
+
+
+def test_a_rollout_grows_by_its_history_alone(world: DreamWorld) -> None:
+    rollout = begin(world, 0)
+
+    def held() -> int:
+        gc.collect()
+        state = rollout.decoder_state
+        tensors = [past.latents for past in rollout.history] + [rollout.start_latent]
+        tensors += list(state.histories) if state is not None else []
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    _roll(world, rollout, 5)
+    before = held()
+    _roll(world, rollout, 3)
+    chunk = 4 * int(np.prod(world.latent_shape))
+    assert held() - before == 3 * chunk
+
+
+def test_memory_is_whole_chunks_of_the_history(world: DreamWorld) -> None:
+    rollout = begin(world, 0)
+    chunk = _roll(world, rollout, 8)[-1]
+    clips = chunk.memory.reshape(-1, memory.CLIP)
+    assert (clips[:, 0] % memory.CLIP == 0).all()
+    assert (np.diff(clips, axis=1) == 1).all()

@@ -1,0 +1,113 @@
+"""The wheel holds what it must and runs without the source tree; the pinned versions fit the ranges."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from email import message_from_bytes
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel with the hatchling that is installed: nothing is downloaded."""
+    out = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT), cwd=out)
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def run(*command: str, cwd: Path) -> str:
+    """Run a program outside the tree and return what it prints; its errors are the test's."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    in_tree = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "worldplay_env").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        in_wheel = {name for name in archive.namelist() if not re.match(r"worldplay_env-[^/]*\.dist-info/", name)}
+        metadata = read_metadata(archive)
+        licence = next(name for name in archive.namelist() if name.endswith("dist-info/licenses/LICENSE"))
+        assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
+    assert in_wheel == in_tree
+    assert {"worldplay_env/py.typed", "worldplay_env/weights/tiny/starts/starts.json"} <= in_wheel
+    assert metadata["License-Expression"] == "Apache-2.0"
+    required = {requirement for requirement in metadata.get_all("Requires-Dist", []) if "extra ==" not in requirement}
+    assert {str(Requirement(text)) for text in required} == {
+        str(Requirement(text)) for text in PROJECT["dependencies"]
+    }
+
+
+def read_metadata(archive: zipfile.ZipFile) -> Message:
+    """Read the wheel's METADATA file."""
+    return message_from_bytes(archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))))
+
+
+USE = """
+import gymnasium as gym
+import worldplay_env
+
+env = gym.make("WorldPlay/Testcard-v0")
+observation, info = env.reset(seed=0)
+for action in (9, 1, 80):
+    observation, reward, terminated, truncated, info = env.step(action)
+    assert env.observation_space.contains(observation)
+env.close()
+print(worldplay_env.__file__)
+"""
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs_outside_the_tree(wheel: Path, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", str(venv), cwd=tmp_path)
+    python = str(venv / "bin" / "python")
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+        cwd=tmp_path,
+    )
+    (site,) = venv.glob("lib/python*/site-packages")
+    # The dependencies are borrowed. A path that is named in a .pth file does not bring its own .pth files along, so
+    # the editable install that is among them stays out of sight.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+
+    used = run(python, "-I", "-c", USE, cwd=tmp_path)
+    assert Path(used.splitlines()[-1]).is_relative_to(site)
+    assert "--pose" in run(python, "-I", "-m", "worldplay_env.rollout", "--help", cwd=tmp_path)
+
+
+def test_every_requirement_is_pinned_within_its_range() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    for requirement in (Requirement(text) for group in groups for text in group):
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement.name} is not in constraints.txt"
+        assert requirement.specifier.contains(pin), f"{requirement} does not admit the pinned {pin}"

@@ -1,0 +1,1 @@
+"""The true worlds: procedural scenes that can be rendered exactly from any camera."""

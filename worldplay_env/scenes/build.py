@@ -1,0 +1,300 @@
+"""Procedural scenes, pure functions of a seed, and batches of them as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+
+from worldplay_env.scenes import furniture
+from worldplay_env.scenes.furniture import GROUND, Canvas, Wall, beside, hang, pick
+from worldplay_env.scenes.palette import (
+    COLOURS,
+    DAYLIGHT,
+    INDOOR_LIGHT,
+    SURFACE_WIDTH,
+    WEATHER,
+    Daylight,
+    Surface,
+    Weather,
+    patterned,
+)
+
+HELD_OUT_SEED = 900_000
+"""Scenes of this seed and above are never trained on."""
+MAX_BOXES, MAX_BALLS = 36, 8
+
+_LIGHT_WIDTHS = {
+    "sun": 3, "sun_colour": 3, "ambient": 3, "fog": 3, "fog_density": 1, "zenith": 3, "horizon": 3, "hill_colour": 3,
+    "hills": 7, "glow": 1, "clouds": 3, "cloud_colour": 3, "snow": 1,
+}  # fmt: skip
+
+
+def _slices(widths: dict[str, int]) -> dict[str, slice]:
+    ends = np.cumsum(list(widths.values())).tolist()
+    return {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
+
+
+LIGHT = _slices(_LIGHT_WIDTHS)
+"""Where each of a scene's light values lies in its `light` row."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One place. Lengths are in units, y points down, the ground is at y = 0.5 and eye level at y = 0.
+
+    Attributes:
+        seed: What it was built from.
+        kind: "room", "courtyard", "street", ...
+        caption: A short description, for prompts.
+        boxes: float32 [MAX_BOXES, 8]: centre, half extents, cosine and sine of the yaw.
+        balls: float32 [MAX_BALLS, 8]: the same for ellipsoids.
+        surfaces: float32 [MAX_BOXES + MAX_BALLS, SURFACE_WIDTH]: their paint (`Surface.row`).
+        light: float32, sun, sky and weather (`LIGHT`).
+        bounds: float64 [2, 3]: the corners of the box that a camera may be in.
+        start: float64 [4, 4]: a camera-to-world pose that looks at something.
+    """
+
+    seed: int
+    kind: str
+    caption: str
+    boxes: np.ndarray
+    balls: np.ndarray
+    surfaces: np.ndarray
+    light: np.ndarray
+    bounds: np.ndarray
+    start: np.ndarray
+
+
+class SceneBatch(NamedTuple):
+    """Scenes as the renderer reads them: the arrays of `Scene`, stacked [S, ...] as float32 tensors."""
+
+    boxes: torch.Tensor
+    balls: torch.Tensor
+    surfaces: torch.Tensor
+    light: torch.Tensor
+
+    def take(self, which: torch.Tensor) -> Self:
+        """Return the chosen scenes, one for each frame."""
+        return type(self)(*(part[which] for part in self))
+
+    def visible(self, c2w: torch.Tensor) -> Self:
+        """Leave out, of a single scene, the solids that lie wholly behind the camera or beside a 130 degree view."""
+        axis, position = c2w[:3, 2], c2w[:3, 3]
+        kept = []
+        for solids in (self.boxes[0], self.balls[0]):
+            radius = solids[:, 3:6].norm(dim=1)
+            offset = solids[:, :3] - position
+            along = offset @ axis
+            across = (offset.square().sum(1) - along.square()).clamp(min=0).sqrt()
+            # A cone of half-angle 65 degrees, moved back so that it holds every ball of that radius it touches.
+            keep = (across * 0.4226 - along * 0.9063 < radius) & (radius > 0)
+            keep[0] = True  # never empty
+            kept.append(keep.nonzero()[:, 0])
+        surfaces = torch.cat([kept[0], kept[1] + self.boxes.shape[1]])
+        return type(self)(
+            self.boxes[:, kept[0]], self.balls[:, kept[1]], self.surfaces[:, surfaces], self.light
+        )
+
+
+def stack(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> SceneBatch:
+    """Return the scenes as one batch of tensors on the device."""
+    names = ("boxes", "balls", "surfaces", "light")
+    arrays = (np.stack([getattr(scene, name) for scene in scenes]) for name in names)
+    return SceneBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def build(seed: int) -> Scene:
+    """Return the scene of a seed; equal seeds give equal scenes, on any machine.
+
+    Raises:
+        ValueError: A negative seed.
+    """
+    if seed < 0:
+        raise ValueError(f"a scene's seed must be 0 or more, got {seed}")
+    rng = np.random.default_rng(seed)
+    kind = str(rng.choice(list(_KINDS)))
+    plan = _KINDS[kind]
+    canvas = Canvas()
+    size = (rng.uniform(*plan.width), rng.uniform(*plan.depth))  # half extents
+    words = _enclose(canvas, rng, plan, size)
+    indoors = plan.ceiling
+    daylight = (INDOOR_LIGHT if indoors else DAYLIGHT)[rng.integers(3 if indoors else 4)]
+    weather = WEATHER[0] if indoors else WEATHER[rng.choice(5, p=(0.3, 0.25, 0.15, 0.12, 0.18))]
+    things, taken = _furnish(canvas, rng, plan, size)
+    place = f"a {kind} {daylight.phrase}"
+    caption = ", ".join([place, *words, *([] if indoors else [weather.phrase]), *things[:3]])
+    boxes, balls, surfaces = _padded(canvas)
+    height = 1.0 if plan.ceiling else 0.8
+    bounds = np.array([[-size[0] + 0.15, GROUND - height, -size[1] + 0.15], [size[0] - 0.15, GROUND - 0.15, size[1] - 0.15]])
+    scene = Scene(seed, kind, caption, boxes, balls, surfaces, _light(rng, daylight, weather), bounds, np.eye(4))
+    return replace(scene, start=_start(rng, scene, taken, size))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a kind of scene is laid out; ranges are in units."""
+
+    width: tuple[float, float]
+    depth: tuple[float, float]
+    wall: tuple[float, float]
+    segments: tuple[int, int]
+    walls: tuple[str, ...]
+    ground: tuple[str, ...]
+    things: tuple[furniture.Thing, ...]
+    count: tuple[int, int]
+    hangings: tuple[str, ...]
+    ceiling: bool = False
+
+
+_KINDS = {
+    "room": _Plan((1.1, 2.0), (1.1, 2.2), (1.05, 1.3), (1, 1), ("plain", "stripes", "bands", "bricks", "tiles"),
+                  ("checkers", "planks", "tiles", "stripes"), furniture.INDOORS, (3, 5),
+                  ("door", "window", "painting", "banner"), ceiling=True),
+    "hall": _Plan((1.6, 2.4), (2.2, 3.2), (1.3, 1.6), (1, 2), ("bricks", "bands", "tiles", "plain"),
+                  ("checkers", "tiles", "diagonals"), (furniture.pillar, furniture.pillar, *furniture.INDOORS), (5, 7),
+                  ("door", "banner", "painting"), ceiling=True),
+    "courtyard": _Plan((1.3, 2.4), (1.3, 2.6), (0.8, 1.4), (1, 2), ("bricks", "plain", "planks", "tiles"),
+                       ("checkers", "tiles", "bricks", "planks"), furniture.OUTDOORS, (4, 6), ("door", "window", "banner")),
+    "garden": _Plan((1.6, 2.6), (1.6, 2.8), (0.4, 0.7), (1, 2), ("bands", "planks", "plain"),
+                    ("stripes", "checkers", "plain"), (furniture.tree, furniture.bush, *furniture.OUTDOORS), (6, 7), ()),
+    "street": _Plan((0.9, 1.3), (2.6, 3.4), (0.9, 2.0), (2, 3), ("windows", "bricks", "bands", "planks"),
+                    ("tiles", "bands", "stripes"), furniture.OUTDOORS, (4, 6), ("door", "window", "banner")),
+    "square": _Plan((1.8, 2.8), (1.8, 2.8), (0.8, 2.0), (2, 3), ("windows", "bricks", "plain", "bands"),
+                    ("checkers", "tiles", "diagonals"), furniture.OUTDOORS, (5, 7), ("door", "banner")),
+}  # fmt: skip
+
+
+def _enclose(canvas: Canvas, rng: np.random.Generator, plan: _Plan, size: tuple[float, float]) -> list[str]:
+    """Add ground, ceiling and walls with what hangs on them; return words about them."""
+    ground = pick(rng, "sand", "grey", "green", "white", "brown", "olive", "teal", "red", "sky blue")
+    pattern = str(rng.choice(plan.ground))
+    reach = 2 * max(size) + (2.0 if plan.ceiling else 60.0)
+    floor = patterned(ground, pattern, rng.uniform(0.55, 0.95), second=pick(rng, "white", "black", "brown", "sand"))
+    canvas.box((0, 0), (reach, 1.0, reach), floor, foot=-1.0)
+    height = rng.uniform(*plan.wall)
+    if plan.ceiling:
+        beams = patterned(pick(rng, "white", "sand", "sky blue", "grey"), "bands", 1.1, second=pick(rng, "brown", "white", "grey"))
+        canvas.box((0, 0), (reach, 1.0, reach), beams, foot=height)
+    colours = list(rng.permutation(list(COLOURS)))
+    pattern_of_all = str(rng.choice(plan.walls))
+    for side in range(4):
+        yaw = side * np.pi / 2
+        length, distance = (2 * size[0], size[1]) if side % 2 == 0 else (2 * size[1], size[0])
+        segments = int(rng.integers(plan.segments[0], plan.segments[1] + 1))
+        for i in range(segments):
+            colour = str(colours.pop())
+            tall = height if plan.ceiling else rng.uniform(*plan.wall)
+            along = (i + 0.5) / segments * length - length / 2
+            style = pattern_of_all if rng.random() < 0.5 else str(rng.choice(plan.walls))
+            paint = patterned(colour, style, rng.uniform(0.5, 0.8) if style != "windows" else rng.uniform(0.45, 0.6))
+            if style == "windows":
+                lit = replace(paint, second=(0.98, 0.88, 0.5) if rng.random() < 0.6 else (0.12, 0.18, 0.3), glow=0.8)
+                paint = replace(lit, offset=(0.0, 0.3))
+            # The wall's own z axis points into the scene; 0.2 of its thickness lies behind the inner face.
+            wall = Wall(beside((0, 0), yaw, along, -distance), length / segments, tall, yaw)
+            canvas.box(
+                beside((0, 0), yaw, along, -distance - 0.2), (wall.length + (0.0 if segments > 1 else 0.8), tall, 0.4), paint, yaw=yaw
+            )
+            if plan.hangings and rng.random() < (0.9 if segments == 1 else 0.45):
+                room = max(0.0, wall.length / 2 - 0.45)
+                hang(canvas, rng, wall, rng.uniform(-room, room), str(rng.choice(plan.hangings)))
+            if side == 2 and i == 0:
+                named = {"plain": "", "windows": ""}.get(style, " " + style)
+                words = f"{colour}{named}" + (" walls" if named == "" else "")
+    return [words, f"{ground} {pattern} floor" if plan.ceiling else f"{ground} ground"]
+
+
+def _furnish(
+    canvas: Canvas, rng: np.random.Generator, plan: _Plan, size: tuple[float, float]
+) -> tuple[list[str], list[tuple[float, float]]]:
+    """Add things that keep clear of one another; return what and where they are."""
+    things: list[str] = []
+    taken: list[tuple[float, float]] = []
+    wanted = int(rng.integers(plan.count[0], plan.count[1] + 1))
+    for _ in range(40):
+        if len(taken) == wanted:
+            break
+        edge = 0.38
+        at = (rng.uniform(edge - size[0], size[0] - edge), rng.uniform(edge - size[1], size[1] - edge))
+        if any(np.hypot(at[0] - x, at[1] - z) < 0.95 for x, z in taken):
+            continue
+        thing = plan.things[rng.integers(len(plan.things))]
+        words = thing(canvas, rng, at, rng.uniform(-np.pi, np.pi))
+        if words not in things:
+            things.append(words)
+        taken.append(at)
+    return things, taken
+
+
+def _padded(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return boxes, balls and surfaces as arrays of fixed size; absent solids are points far underground."""
+    nothing = (0.0, 1e4, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    arrays = []
+    paints = []
+    for rows, surfaces, limit in (
+        (canvas.boxes, canvas.box_surfaces, MAX_BOXES),
+        (canvas.balls, canvas.ball_surfaces, MAX_BALLS),
+    ):
+        absent = limit - min(len(rows), limit)
+        arrays.append(np.array([*rows[:limit], *[nothing] * absent], np.float32))
+        paint = [surface.row() for surface in surfaces[:limit]]
+        paints += [*paint, *[np.ones(SURFACE_WIDTH, np.float32)] * absent]
+    return arrays[0], arrays[1], np.stack(paints)
+
+
+def _light(rng: np.random.Generator, day: Daylight, weather: Weather) -> np.ndarray:
+    """Return the scene's `light` row."""
+    azimuth = rng.uniform(-np.pi, np.pi)
+    flat = np.cos(day.elevation)
+    lost = (1 - weather.sun) * 0.5
+    overcast = np.full(3, 0.8 * max(day.horizon))
+    ambient = np.array(day.ambient) + lost * np.array(day.sun)
+    horizon = (1 - weather.grey) * np.array(day.horizon) + weather.grey * overcast
+    zenith = (1 - weather.grey) * np.array(day.zenith) + weather.grey * overcast * 0.85
+    hill = np.array(COLOURS[pick(rng, "green", "teal", "purple", "sky blue", "brown", "white")])
+    values = {
+        "sun": (flat * np.sin(azimuth), -np.sin(day.elevation), flat * np.cos(azimuth)),
+        "sun_colour": np.array(day.sun) * weather.sun,
+        "ambient": ambient,
+        "fog": horizon,
+        "fog_density": (weather.fog,),
+        "zenith": zenith,
+        "horizon": horizon,
+        "hill_colour": hill * ambient * (1 - weather.snow) + weather.snow * np.array((0.9, 0.93, 0.98)) * ambient * 1.3,
+        "hills": (rng.uniform(0.06, 0.16), *rng.uniform(-0.05, 0.05, 4), *rng.uniform(-0.04, 0.04, 2)),
+        "glow": (1 - weather.grey,),
+        "clouds": (weather.clouds, *rng.uniform(-np.pi, np.pi, 2)),
+        "cloud_colour": np.minimum(1.0, ambient * 1.2 + 0.2 * np.array(day.sun)),
+        "snow": (weather.snow,),
+    }
+    return np.concatenate([np.asarray(values[name], np.float32) for name in _LIGHT_WIDTHS])
+
+
+def _start(
+    rng: np.random.Generator, scene: Scene, taken: list[tuple[float, float]], size: tuple[float, float]
+) -> np.ndarray:
+    """Return a free pose at eye level with things in view at a good distance and room to move ahead."""
+    from worldplay_env.scenes.walk import is_free
+
+    x = rng.uniform(-size[0] + 0.3, size[0] - 0.3, 24)
+    z = rng.uniform(-size[1] + 0.3, size[1] - 0.3, 24)
+    yaw = rng.uniform(-np.pi, np.pi, 24)
+    poses = np.zeros((24, 4, 4))
+    poses[:, 0, 0] = poses[:, 2, 2] = np.cos(yaw)
+    poses[:, 0, 2], poses[:, 2, 0] = np.sin(yaw), -np.sin(yaw)
+    poses[:, 0, 3], poses[:, 2, 3], poses[:, 1, 1], poses[:, 3, 3] = x, z, 1.0, 1.0
+    score = np.zeros(24)
+    for i in range(24):
+        ahead = poses[i, :3, 3] + np.outer(np.linspace(0, 0.8, 5), poses[i, :3, 2])
+        free = is_free(scene, ahead, margin=0.2)
+        score[i] = 3.0 * free.sum() + (0 if free[0] else -100)
+        for at in taken:
+            offset = np.array(at) - (x[i], z[i])
+            distance = np.hypot(*offset)
+            facing = offset @ (np.sin(yaw[i]), np.cos(yaw[i])) / max(distance, 1e-6)
+            score[i] += 2.0 * (facing > 0.75 and 0.7 < distance < 3.0)
+    return poses[int(score.argmax())]

@@ -1,0 +1,297 @@
+"""A batched ray caster for scenes of boxes and ellipsoids: colour and depth for any camera of spec section 2.
+
+Rays carry their three components as separate tensors [frames, rays], and a solid's numbers broadcast over its rays, so
+that `torch.compile` fuses the whole trace into a few kernels; without it the same functions run as they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from worldplay_env.scenes.build import LIGHT, SceneBatch
+from worldplay_env.scenes.furniture import GROUND
+
+Rays = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+_FAR = 1e6
+_RAYS_AT_ONCE = {"cpu": 1 << 13, "cuda": 1 << 24}
+
+
+class Picture(NamedTuple):
+    """What a camera sees: `frames` uint8 [F, H, W, 3]; `depth` float32 [F, H, W] along the optical axis, inf for sky."""
+
+    frames: torch.Tensor
+    depth: torch.Tensor
+
+
+class Renderer:
+    """Renders the scenes of a batch at one image size.
+
+    Args:
+        scenes: The scenes, on the device that is to render.
+        size: Height and width in pixels.
+        samples: Rays along a pixel's side; 2 averages four rays a pixel, which smooths edges.
+        compile: Whether to fuse the trace with `torch.compile` (worth it on a GPU from some thousand frames on).
+    """
+
+    def __init__(
+        self, scenes: SceneBatch, size: tuple[int, int], *, samples: int = 2, compile: bool = False
+    ) -> None:
+        self.scenes, self.size, self.samples = scenes, size, samples
+        self.device = scenes.boxes.device
+        self._compiled = compile
+        self._trace: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _trace
+        if compile:
+            self._trace = torch.compile(_trace, dynamic=False)
+
+    def frames(self, which: torch.Tensor, c2w: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
+        """Return uint8 [F, H, W, 3] pictures.
+
+        Args:
+            which: Int64 [F], the scene of each frame.
+            c2w: [F, 4, 4] camera-to-world matrices in the scene's coordinates.
+            intrinsics: [3, 3] or [F, 3, 3] normalised intrinsics.
+        """
+        parts = [frames for frames, _ in self._pictures(which, c2w, intrinsics, self.samples)]
+        return torch.cat(parts) if parts else torch.empty(0, *self.size, 3, dtype=torch.uint8)
+
+    def depth(self, which: torch.Tensor, c2w: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
+        """Return float32 [F, H, W]: depth along the optical axis at pixel centres; inf where only sky is seen."""
+        parts = [depth for _, depth in self._pictures(which, c2w, intrinsics, 1)]
+        return torch.cat(parts) if parts else torch.empty(0, *self.size)
+
+    def _pictures(
+        self, which: torch.Tensor, c2w: torch.Tensor, intrinsics: torch.Tensor, samples: int
+    ) -> Iterator[Picture]:
+        height, width = self.size
+        count = len(which)
+        which = which.to(self.device)
+        c2w = c2w.to(self.device, torch.float32)
+        intrinsics = intrinsics.to(self.device, torch.float32).expand(count, 3, 3)
+        if self.device.type == "cpu":
+            for index in range(count):
+                yield self._picture_by_strips(which[index], c2w[index], intrinsics[index], samples)
+            return
+        at_once = max(1, _RAYS_AT_ONCE["cuda"] // (height * width * samples**2))
+        if not self._compiled:
+            at_once = max(1, at_once // 8)
+        for first in range(0, count, at_once):
+            part = torch.arange(first, first + at_once, device=self.device).clamp(max=count - 1)
+            if not self._compiled:
+                part = part[: count - first]
+            scenes, poses, lenses = self.scenes.take(which[part]), c2w[part], intrinsics[part]
+            directions = _pixel_rays(lenses, self.size, samples)
+            colour, depth = self._trace(scenes, poses, directions, _pixel_angle(lenses, self.size, samples))
+            picture = _picture(colour, depth, self.size, samples)
+            kept = min(at_once, count - first)
+            yield Picture(picture.frames[:kept], picture.depth[:kept])
+
+    def _picture_by_strips(
+        self, which: torch.Tensor, c2w: torch.Tensor, intrinsics: torch.Tensor, samples: int
+    ) -> Picture:
+        """Render one frame on a CPU: solids out of view are left out, and strips of rays stay in the cache."""
+        scene = self.scenes.take(which[None])
+        scene = scene.visible(c2w)
+        directions = _pixel_rays(intrinsics[None], self.size, samples)
+        angle = _pixel_angle(intrinsics[None], self.size, samples)
+        strips = zip(*(part.split(_RAYS_AT_ONCE["cpu"], dim=1) for part in directions), strict=True)
+        parts = [self._trace(scene, c2w[None], strip, angle) for strip in strips]
+        colour = torch.cat([colour for colour, _ in parts], dim=2)
+        depth = torch.cat([depth for _, depth in parts], dim=1)
+        return _picture(colour, depth, self.size, samples)
+
+
+def _picture(colour: torch.Tensor, depth: torch.Tensor, size: tuple[int, int], samples: int) -> Picture:
+    """Average a pixel's samples: colour [F, 3, rays] in 0..1 and depth [F, rays] to frames and depth."""
+    height, width = size
+    colour = colour.unflatten(2, (height, samples, width, samples)).mean((3, 5))  # [F, 3, H, W]
+    frames = (colour.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    depth = depth.unflatten(1, (height, samples, width, samples))[:, :, 0, :, 0]
+    return Picture(frames, torch.where(depth < _FAR, depth, torch.inf))
+
+
+def _pixel_rays(intrinsics: torch.Tensor, size: tuple[int, int], samples: int) -> Rays:
+    """Return the rays' x, y, z in camera axes, z = 1: each [F, H*samples*W*samples]."""
+    height, width = size[0] * samples, size[1] * samples
+    device = intrinsics.device
+    rows = (torch.arange(height, device=device) + 0.5) / height
+    columns = (torch.arange(width, device=device) + 0.5) / width
+    x = (columns - intrinsics[:, 0, 2, None]) / intrinsics[:, 0, 0, None]  # [F, width]
+    y = (rows - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]  # [F, height]
+    x = x[:, None, :].expand(-1, height, -1).flatten(1)
+    y = y[:, :, None].expand(-1, -1, width).flatten(1)
+    return x, y, torch.ones_like(x)
+
+
+def _pixel_angle(intrinsics: torch.Tensor, size: tuple[int, int], samples: int) -> torch.Tensor:
+    """Return the width of one ray's footprint at distance 1: [F, 1]."""
+    return 1.0 / (intrinsics[:, 0, 0, None] * size[1] * samples)
+
+
+def _trace(
+    scene: SceneBatch, c2w: torch.Tensor, directions: Rays, angle: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return colour [F, 3, R] and depth along the optical axis [F, R] of camera rays with z = 1."""
+    x, y, z = directions
+    rotation, origin = c2w[:, :3, :3], c2w[:, :3, 3]
+    d = tuple(rotation[:, i, 0, None] * x + rotation[:, i, 1, None] * y + rotation[:, i, 2, None] * z for i in range(3))
+    boxes = _local_origin(scene.boxes, origin)
+    balls = _local_origin(scene.balls, origin)
+    box_depth, box = _box_entry(scene.boxes, boxes, d).min(dim=1)
+    ball_depth, ball = _ball_entry(scene.balls, balls, d).min(dim=1)
+    is_ball = ball_depth < box_depth
+    depth = torch.minimum(ball_depth, box_depth)  # [F, R]
+    solid = torch.where(is_ball, ball + scene.boxes.shape[1], box)
+    colour = _shade(scene, origin, d, depth, solid, is_ball, angle)
+    return colour, depth
+
+
+def _local_origin(solids: torch.Tensor, origin: torch.Tensor) -> Rays:
+    """Return the camera's position in the axes of each solid [F, N, 8]: x, y, z, each [F, N, 1]."""
+    x, y, z = ((origin[:, None, i] - solids[..., i])[..., None] for i in range(3))
+    cosine, sine = solids[..., 6, None], solids[..., 7, None]
+    return cosine * x - sine * z, y, sine * x + cosine * z
+
+
+def _box_entry(boxes: torch.Tensor, local: Rays, d: Rays) -> torch.Tensor:
+    """Return where each ray enters each box, in ray lengths: [F, N, R], `_FAR` where it does not (slab test)."""
+    half = boxes[..., 3:6, None]  # [F, N, 3, 1]
+    cosine, sine = boxes[..., 6, None], boxes[..., 7, None]
+    dx, dy, dz = (part[:, None, :] for part in d)
+    inverse = (1 / (cosine * dx - sine * dz), 1 / dy, 1 / (sine * dx + cosine * dz))
+    centre = tuple(-local[i] * inverse[i] for i in range(3))
+    reach = tuple(half[:, :, i] * inverse[i].abs() for i in range(3))
+    near = torch.maximum(torch.maximum(centre[0] - reach[0], centre[1] - reach[1]), centre[2] - reach[2])
+    far = torch.minimum(torch.minimum(centre[0] + reach[0], centre[1] + reach[1]), centre[2] + reach[2])
+    return torch.where((near < far) & (near > 0), near, _FAR)
+
+
+def _ball_entry(balls: torch.Tensor, local: Rays, d: Rays) -> torch.Tensor:
+    """Return where each ray enters each ellipsoid, in ray lengths: [F, M, R], `_FAR` where it does not."""
+    inverse = 1 / balls[..., 3:6, None]
+    cosine, sine = balls[..., 6, None], balls[..., 7, None]
+    dx, dy, dz = (part[:, None, :] for part in d)
+    # In axes scaled to a unit ball.
+    rays = ((cosine * dx - sine * dz) * inverse[:, :, 0], dy * inverse[:, :, 1], (sine * dx + cosine * dz) * inverse[:, :, 2])
+    start = tuple(local[i] * inverse[:, :, i] for i in range(3))
+    a = rays[0] * rays[0] + rays[1] * rays[1] + rays[2] * rays[2]
+    b = rays[0] * start[0] + rays[1] * start[1] + rays[2] * start[2]
+    c = start[0] * start[0] + start[1] * start[1] + start[2] * start[2] - 1
+    discriminant = b * b - a * c
+    entry = (-b - discriminant.clamp(min=0).sqrt()) / a
+    return torch.where((discriminant > 0) & (entry > 0), entry, _FAR)
+
+
+def _shade(
+    scene: SceneBatch,
+    origin: torch.Tensor,
+    d: Rays,
+    depth: torch.Tensor,
+    solid: torch.Tensor,
+    is_ball: torch.Tensor,
+    angle: torch.Tensor,
+) -> torch.Tensor:
+    """Return the colour [F, 3, R] in 0..1 of what the rays hit at `depth`: paint, light, snow, fog; or the sky."""
+    table = torch.cat([torch.cat([scene.boxes, scene.balls], 1), scene.surfaces], 2).transpose(1, 2)  # [F, C, N]
+    hit = torch.gather(table, 2, solid[:, None].expand(-1, table.shape[1], -1)).unbind(1)
+    light = {name: scene.light[:, where, None] for name, where in LIGHT.items()}  # each [F, width, 1]
+    length = (d[0] * d[0] + d[1] * d[1] + d[2] * d[2]).sqrt()
+    point = tuple(origin[:, i, None] + depth * d[i] for i in range(3))
+
+    # Into the solid's own axes, scaled so that its faces are at -1 and 1.
+    cosine, sine = hit[6], hit[7]
+    ox, oy, oz = (point[i] - hit[i] for i in range(3))
+    local = (cosine * ox - sine * oz, oy, sine * ox + cosine * oz)
+    scaled = tuple(local[i] / hit[3 + i] for i in range(3))
+    ax, ay, az = (part.abs() for part in scaled)
+    face_x, face_y = (ax >= ay) & (ax >= az), (ay > ax) & (ay >= az)
+    face = (face_x, face_y, ~(face_x | face_y))
+    normal = [
+        torch.where(is_ball, scaled[i] / hit[3 + i], torch.where(face[i], scaled[i].sign(), 0.0)) for i in range(3)
+    ]
+    norm = (normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2]).rsqrt()
+    nx, ny, nz = (part * norm for part in normal)
+    normal = [cosine * nx + sine * nz, ny, cosine * nz - sine * nx]  # back to the scene's axes
+
+    facing = -(normal[0] * d[0] + normal[1] * d[1] + normal[2] * d[2]) / length
+    footprint = depth * length * angle / facing.clamp(min=0.25)
+    u = torch.where(face_x & ~is_ball, local[2], local[0])
+    v = torch.where(face_y & ~is_ball, local[2], local[1])
+    mixed = _pattern(hit[8:], u, v, footprint)
+
+    sun = (normal[0] * light["sun"][:, 0] + normal[1] * light["sun"][:, 1] + normal[2] * light["sun"][:, 2]).clamp(min=0)
+    # Skylight: what faces up is brighter; and walls and solids are darker near the ground they stand on.
+    above = ((GROUND - point[1]) / 0.4).clamp(0, 1)
+    sky = (0.82 - 0.18 * normal[1]) * (0.72 + 0.28 * torch.where(normal[1] < -0.5, 1.0, above))
+    glow = hit[8 + 17] * mixed
+    snow = light["snow"][:, 0] * ((-normal[1] - 0.3) / 0.4).clamp(0, 1)
+    fog = 1 - torch.exp(-light["fog_density"][:, 0] * depth.clamp(max=100.0) * length)
+    background = _sky(light, tuple(part / length for part in d), angle)
+    is_sky = depth >= _FAR
+    channels = []
+    for i in range(3):
+        paint = torch.lerp(hit[8 + i], hit[11 + i], mixed)
+        paint = torch.lerp(paint, torch.full_like(paint, 0.96), snow)
+        lit = paint * (light["ambient"][:, i] * sky + light["sun_colour"][:, i] * sun)
+        lit = torch.lerp(lit, paint, glow)
+        lit = torch.lerp(lit, light["fog"][:, i].expand_as(lit), fog)
+        channels.append(torch.where(is_sky, background[i], lit))
+    return torch.stack(channels, dim=1)
+
+
+def _pattern(surface: tuple[torch.Tensor, ...], u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor) -> torch.Tensor:
+    """Return how much of a surface's second colour a ray sees [F, R], averaged over its footprint.
+
+    `surface` lists the columns of `Surface.row`.
+    """
+    period_u, period_v, offset_u, offset_v, duty_u, duty_v, mix_u, mix_v, mix_uv, row_shift, shear = surface[6:17]
+    v = v / period_v + offset_v
+    u = u / period_u + offset_u + shear * v + row_shift * v.floor()
+    first = _pulses(u, duty_u, footprint / period_u)
+    second = _pulses(v, duty_v, footprint / period_v)
+    return (mix_u * first + mix_v * second + mix_uv * first * second).clamp(0, 1)
+
+
+def _pulses(x: torch.Tensor, duty: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
+    """Average over `width` a train of pulses of period 1 that is 1 where frac(x) < duty: exact, by its integral."""
+    width = width.clamp(0.01, 8.0)
+
+    def integral(x: torch.Tensor) -> torch.Tensor:
+        whole = x.floor()
+        return whole * duty + torch.minimum(x - whole, duty)
+
+    return (integral(x + width / 2) - integral(x - width / 2)) / width
+
+
+def _sky(light: dict[str, torch.Tensor], d: Rays, angle: torch.Tensor) -> list[torch.Tensor]:
+    """Return the sky's colour, three of [F, R], for unit directions: gradient, sun, clouds, hills on the horizon."""
+    up = -d[1]
+    sun = d[0] * light["sun"][:, 0] + d[1] * light["sun"][:, 1] + d[2] * light["sun"][:, 2]
+    disc = ((sun - 0.985) / 0.006).clamp(0, 1) * light["glow"][:, 0]
+    halo = sun.clamp(min=0) ** 12 * 0.35 * light["glow"][:, 0]
+    cloud = light["clouds"]
+    x, z = d[0] / (up.clamp(min=0) + 0.35), d[2] / (up.clamp(min=0) + 0.35)
+    bank = torch.sin(2.3 * x + cloud[:, 1]) + torch.sin(1.9 * z + 1.1 * x + cloud[:, 2]) + 0.5 * torch.sin(4.1 * z - x)
+    bank = (bank * 0.8 - 0.1).clamp(0, 1) * cloud[:, 0]
+    # The hills' outline: a few harmonics of the direction's azimuth, by angle addition.
+    norm = (d[0] * d[0] + d[2] * d[2]).clamp(min=1e-6).rsqrt()
+    c1, s1 = d[2] * norm, d[0] * norm
+    c2, s2 = c1 * c1 - s1 * s1, 2 * c1 * s1
+    c4, s4 = c2 * c2 - s2 * s2, 2 * c2 * s2
+    c5, s5 = c4 * c1 - s4 * s1, s4 * c1 + c4 * s1
+    hills = light["hills"]
+    outline = hills[:, 0] + sum(
+        hills[:, i + 1] * wave for i, wave in enumerate((c1, s1, c2, s2, c5, s5))
+    )
+    hill = ((outline - up) / (2 * angle) + 0.5).clamp(0, 1)
+    height = up.clamp(0, 1).sqrt()
+    colours = []
+    for i in range(3):
+        colour = torch.lerp(light["horizon"][:, i].expand_as(up), light["zenith"][:, i].expand_as(up), height)
+        colour = torch.lerp(colour, light["cloud_colour"][:, i].expand_as(up), bank)
+        colour = colour + (halo + disc) * light["sun_colour"][:, i]
+        colours.append(torch.lerp(colour, light["hill_colour"][:, i].expand_as(up), hill).clamp(0, 1))
+    return colours

@@ -1,0 +1,269 @@
+"""Films and contact sheets: what a rollout, a recording or a played session leaves on disk.
+
+Frames go to the encoder as they come, so a film of any length costs the memory of one frame. Files appear under their
+name only when they are complete.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+
+class FilmError(RuntimeError):
+    """The encoder could not write a film."""
+
+
+def _as_frames(frames: np.ndarray) -> np.ndarray:
+    """Return `frames` as [N, height, width, 3], or raise ValueError."""
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape[-3:]:
+        raise ValueError(
+            f"frames must be uint8 [height, width, 3] or [N, height, width, 3], got {frames.dtype} {frames.shape}"
+        )
+    return frames if frames.ndim == 4 else frames[None]
+
+
+class FilmWriter:
+    """Writes an H.264 film (mp4, yuv420p, BT.709, nearly lossless) frame by frame.
+
+    It encodes to `NAME.partial.mp4` beside `path`, and renames that to `path` once it is complete; an older film of
+    that name stays until then. As a context manager it finishes the film when the block ends, keeps the partial
+    film, playable up to where it came, when the block is interrupted (Ctrl-C), and deletes it after any other error.
+
+    Args:
+        path: Where the film goes, ending in .mp4; its folder is made.
+        fps: Frames per second of playback.
+
+    Raises:
+        ValueError: A path that does not end in .mp4, or a rate that is not positive.
+        OSError: The folder cannot be made or the file not be written; found out before the first frame.
+    """
+
+    def __init__(self, path: str | Path, fps: float = 16) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".mp4":
+            raise ValueError(f"a film's name must end in .mp4, got {str(path)!r}")
+        if not (fps > 0 and math.isfinite(fps)):
+            raise ValueError(f"a film's frames per second must be a positive number, got {fps}")
+        if self.path.is_dir():
+            raise IsADirectoryError(f"cannot write the film: {self.path} is a folder")
+        self.fps = fps
+        self.frames = 0
+        """Frames written so far."""
+        self.partial = self.path.with_suffix(".partial.mp4")
+        self._size: tuple[int, int] | None = None
+        self._encoder: subprocess.Popen[bytes] | None = None
+        self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the film
+        self._open = True
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.partial.touch()
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append uint8 [height, width, 3] or [N, height, width, 3]; all frames of a film have one size.
+
+        Raises:
+            ValueError: Frames of another type, shape or size, or a film that has been closed.
+            FilmError: The encoder failed, with its own message.
+        """
+        frames = _as_frames(frames)
+        size = (frames.shape[1], frames.shape[2])
+        if not self._open:
+            raise ValueError(f"the film {self.path} is closed")
+        if self._size is None:
+            self._start_encoder(size)
+        elif size != self._size:
+            raise ValueError(f"the film's frames are {self._size} (height, width), got {size}")
+        # yuv420p has one colour sample for 2x2 pixels: an odd side is completed by repeating its last row or column.
+        padding = ((0, 0), (0, size[0] % 2), (0, size[1] % 2), (0, 0))
+        assert self._encoder is not None
+        assert self._encoder.stdin is not None
+        try:
+            self._encoder.stdin.write(np.pad(frames, padding, mode="edge").tobytes())
+        except OSError as error:
+            raise FilmError(f"writing {self.path} failed: {self._encoder_messages() or error}") from error
+        self.frames += len(frames)
+
+    def close(self) -> None:
+        """Finish the film and give it its name; without a single frame there is none. Closing twice is fine."""
+        if not self._open:
+            return
+        self._stop_encoder()
+        if self.frames:
+            os.replace(self.partial, self.path)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+    def interrupt(self) -> None:
+        """Finish what there is, playable, as `self.partial`, and leave an older film of this name alone."""
+        if not self._open:
+            return
+        self._stop_encoder()
+        if not self.frames:
+            self.partial.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Give up the film and delete what there is of it; an older film of this name stays."""
+        if not self._open:
+            return
+        self._open = False
+        if self._encoder is not None:
+            self._encoder.kill()
+            self._encoder.communicate()
+            self._messages.close()
+        self.partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif issubclass(kind, KeyboardInterrupt):
+            self.interrupt()
+        else:
+            self.discard()
+
+    def _start_encoder(self, size: tuple[int, int]) -> None:
+        height, width = (side + side % 2 for side in size)
+        # fmt: off
+        command = [
+            imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error",
+            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self.fps}", "-i", "-",
+            "-an", "-c:v", "libx264", "-preset", "fast", "-crf", "16",
+            "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,"
+                   "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
+            "-movflags", "+faststart", str(self.partial),
+        ]
+        # fmt: on
+        # A session of its own: Ctrl-C must reach this process alone, or the encoder stops before its last frames.
+        self._encoder = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._messages,
+            start_new_session=True,
+        )
+        self._size = size
+
+    def _stop_encoder(self) -> None:
+        """Hand the encoder the end of the film and wait for it."""
+        self._open = False
+        if self._encoder is None:
+            return
+        self._encoder.communicate()
+        if self._encoder.returncode:
+            self.partial.unlink(missing_ok=True)
+            raise FilmError(f"writing {self.path} failed: {self._encoder_messages()}")
+        self._messages.close()
+
+    def _encoder_messages(self) -> str:
+        self._messages.seek(0)
+        return self._messages.read().decode(errors="replace").strip()
+
+
+class ContactSheet:
+    """Gathers evenly spaced frames of a film whose length is not known beforehand, for one picture of it all.
+
+    It keeps a thumbnail of every `step`-th frame, and each time there are too many forgets every other one and doubles
+    the step, so that a film of any length costs a bounded memory.
+
+    Args:
+        fps: Frames per second, for the time stamps.
+        tiles: Frames on the sheet, at most.
+        tile_width: Width in pixels that frames are scaled to.
+    """
+
+    def __init__(self, fps: float = 16, tiles: int = 16, tile_width: int = 320) -> None:
+        self.fps = fps
+        self.tiles = tiles
+        self.tile_width = tile_width
+        self._step = 1
+        self._seen = 0
+        self._kept: list[tuple[int, Image.Image]] = []
+        self._last: np.ndarray | None = None
+
+    def add(self, frames: np.ndarray) -> None:
+        """Take uint8 [height, width, 3] or [N, height, width, 3] as the frames that follow."""
+        frames = _as_frames(frames)
+        for frame in frames:
+            if self._seen % self._step == 0:
+                self._kept.append((self._seen, self._thumbnail(frame)))
+            if len(self._kept) > 4 * self.tiles:
+                self._kept = self._kept[::2]
+                self._step *= 2
+            self._seen += 1
+        if len(frames):
+            self._last = frames[-1].copy()
+
+    def image(self) -> Image.Image:
+        """Return the sheet: first to last frame, row by row, each with its time in the film below it.
+
+        Raises:
+            ValueError: No frame was added.
+        """
+        if self._last is None:
+            raise ValueError("a contact sheet needs at least one frame")
+        kept = list(self._kept)
+        if kept[-1][0] != self._seen - 1:
+            kept.append((self._seen - 1, self._thumbnail(self._last)))
+        indices = np.array([index for index, _ in kept])
+        wanted = np.linspace(0, self._seen - 1, min(self.tiles, len(kept)))
+        chosen = sorted({int(np.abs(indices - want).argmin()) for want in wanted})
+        return tile([kept[index][1] for index in chosen], [f"{kept[index][0] / self.fps:.2f} s" for index in chosen])
+
+    def save(self, path: str | Path) -> None:
+        """Write the sheet as a PNG; a file of that name is replaced once the new one is complete."""
+        save_picture(self.image(), path)
+
+    def _thumbnail(self, frame: np.ndarray) -> Image.Image:
+        height = max(1, round(frame.shape[0] * self.tile_width / frame.shape[1]))
+        return Image.fromarray(frame).resize((self.tile_width, height), Image.Resampling.LANCZOS)
+
+
+def tile(pictures: Iterable[Image.Image], captions: Iterable[str], columns: int | None = None) -> Image.Image:
+    """Lay pictures of one size out in a grid, row by row, with a caption below each.
+
+    Args:
+        pictures: RGB pictures, at least one.
+        captions: One for each.
+        columns: Pictures in a row; by default about as many as rows.
+    """
+    pictures, captions = list(pictures), list(captions)
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    width, height = pictures[0].size
+    gap, caption_height = 6, max(16, width // 14)
+    font = ImageFont.load_default(size=caption_height * 0.8)
+    cell = (width + gap, height + caption_height + gap)
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), (24, 24, 27))
+    draw = ImageDraw.Draw(sheet)
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x, y = gap + index % columns * cell[0], gap + index // columns * cell[1]
+        sheet.paste(picture, (x, y))
+        draw.text((x + 2, y + height + caption_height / 2), caption, (228, 228, 231), font, anchor="lm")
+    return sheet
+
+
+def save_picture(picture: Image.Image, path: str | Path) -> None:
+    """Write a PNG; a file of that name is replaced once the new one is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.png")
+    try:
+        picture.save(partial, format="PNG")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

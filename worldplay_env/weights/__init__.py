@@ -1,0 +1,1 @@
+"""Where parameters come from: names to local files (`hub`), files to filled modules (`checkpoint`)."""

@@ -1,0 +1,168 @@
+"""The two ways in which the weights of a whole world lie in a folder, and its configuration.
+
+Compact, as this project exports them:
+
+    config.json                  the whole `WorldConfig` (`write_config`)
+    transformer.safetensors
+    autoencoder.safetensors
+    text_encoder.safetensors
+    tokenizer/                   unless the text encoder reads bytes
+
+As upstream publishes them, its two repositories laid over each other:
+
+    wan_transformer/config.json
+    wan_distilled_model/model.pt          or model.pt or one .safetensors in wan_transformer/
+    vae/config.json, vae/*.safetensors
+    text_encoder/config.json, text_encoder/*.safetensors, with an index if there are several
+    tokenizer/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from worldplay_env.model.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
+from worldplay_env.weights.files import CheckpointError, read_json, weight_files
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Everything a world is loaded from, on this machine.
+
+    Attributes:
+        config: The sizes that the files state.
+        transformer: Its tensors, as a source of `checkpoint.load_transformer`; the others likewise.
+        autoencoder: Its tensors.
+        text_encoder: Its tensors.
+        tokenizer: The folder of the tokenizer's files; None if the text encoder reads bytes.
+        revision: The hub's commit of the transformer; for a local folder its path.
+    """
+
+    config: WorldConfig
+    transformer: Path
+    autoencoder: Path
+    text_encoder: Path
+    tokenizer: Path | None
+    revision: str
+
+
+def local_files(folder: str | Path) -> WeightFiles:
+    """Find the weights of a world in a folder of either layout (see the module's docstring).
+
+    Raises:
+        CheckpointError: Something is missing, or a configuration cannot be read; the message names the file.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").exists():
+        return _compact(folder)
+    if (folder / "wan_transformer").is_dir():
+        return upstream_files(folder, folder, str(folder))
+    raise CheckpointError(
+        f"{folder}: no weights of a world; expected config.json with transformer.safetensors, "
+        f"autoencoder.safetensors and text_encoder.safetensors, or upstream's wan_transformer/, vae/, text_encoder/ "
+        f"and tokenizer/"
+    )
+
+
+def upstream_files(worldplay: Path, wan: Path, revision: str) -> WeightFiles:
+    """Find the weights in upstream's layout: the folder of the transformer's repository, and that of the others."""
+    transformer = worldplay / "wan_distilled_model" / "model.pt"
+    if not transformer.exists():
+        transformer = worldplay / "wan_transformer"
+    files = WeightFiles(
+        config=replace(
+            WAN_5B,
+            transformer=_read(worldplay / "wan_transformer" / "config.json", TransformerConfig.from_dict),
+            autoencoder=_read(wan / "vae" / "config.json", AutoencoderConfig.from_dict),
+            text=_read(wan / "text_encoder" / "config.json", _umt5_sizes),
+        ),
+        transformer=transformer,
+        autoencoder=wan / "vae",
+        text_encoder=wan / "text_encoder",
+        tokenizer=wan / "tokenizer",
+        revision=revision,
+    )
+    return _checked(files, worldplay)
+
+
+def read_config(folder: str | Path) -> WorldConfig:
+    """Read the sizes of a world from the config.json that `write_config` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, or lacks or misstates a size.
+    """
+    return _read(Path(folder) / "config.json", _world_config)
+
+
+def write_config(config: WorldConfig, folder: str | Path) -> Path:
+    """Write the sizes of a world to config.json in a folder, and return the file's path."""
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _compact(folder: Path) -> WeightFiles:
+    config = read_config(folder)
+    files = WeightFiles(
+        config=config,
+        transformer=folder / "transformer.safetensors",
+        autoencoder=folder / "autoencoder.safetensors",
+        text_encoder=folder / "text_encoder.safetensors",
+        tokenizer=None if config.text.bytes_tokenizer else folder / "tokenizer",
+        revision=str(folder),
+    )
+    return _checked(files, folder)
+
+
+def _checked(files: WeightFiles, folder: Path) -> WeightFiles:
+    """Return the files if all are there and the networks' sizes fit each other."""
+    for part in (files.transformer, files.autoencoder, files.text_encoder):
+        weight_files(part)
+    if files.tokenizer is not None and not files.tokenizer.is_dir():
+        raise CheckpointError(f"{files.tokenizer}: the tokenizer's folder is missing")
+    config = files.config
+    transformer = config.transformer
+    if not transformer.in_channels == transformer.out_channels == config.autoencoder.z_dim:
+        raise CheckpointError(
+            f"{folder}: the transformer works on {transformer.in_channels} channels and gives "
+            f"{transformer.out_channels}, the autoencoder has {config.autoencoder.z_dim}"
+        )
+    if transformer.text_dim != config.text.d_model:
+        raise CheckpointError(
+            f"{folder}: the transformer reads text of width {transformer.text_dim}, "
+            f"the text encoder gives {config.text.d_model}"
+        )
+    return files
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
+    values = read_json(path)
+    try:
+        return parse(values)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{path}: not the configuration expected there: {reason}") from error
+
+
+def _world_config(values: Mapping[str, Any]) -> WorldConfig:
+    height, width = values["image_size"]
+    return WorldConfig(
+        name=values["name"],
+        image_size=(height, width),
+        transformer=TransformerConfig.from_dict(values["transformer"]),
+        autoencoder=AutoencoderConfig.from_dict(values["autoencoder"]),
+        text=TextConfig(**values["text"]),
+        fps=values["fps"],
+    )
+
+
+def _umt5_sizes(values: Mapping[str, Any]) -> TextConfig:
+    """Read the sizes of the encoder from the configuration that transformers writes; it does not say `text_len`."""
+    sizes = {field.name for field in fields(TextConfig)} - {"text_len", "bytes_tokenizer"}
+    return TextConfig(text_len=WAN_5B.text.text_len, **{name: values[name] for name in sizes})

@@ -1,0 +1,373 @@
+"""What a world is: the `World` and `Rollout` protocols, and the values that pass through them.
+
+A world turns cameras into video, one chunk at a time. The dream (`dream.py`), the rendered scenes (`scenes/`) and the
+test picture (`testcard.py`) implement it; the environments, the player and the rollout tool work over any of them.
+Nothing here needs torch until a world is loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from worldplay_env.control.actions import motion_of
+from worldplay_env.control.camera import (
+    DEFAULT_INTRINSICS,
+    check_poses,
+    integrate,
+    normalised_intrinsics_error,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from worldplay_env.model.config import WorldConfig
+
+CHUNK_LATENTS = 4
+"""Latent frames in a chunk: poses in a `Control`, and what one `step` generates."""
+FIRST_CHUNK_FRAMES = 13
+"""Images in chunk 0: latent frame 0 decodes to one image, each later one to four (spec section 1)."""
+CHUNK_FRAMES = 16
+"""Images in every later chunk."""
+
+
+class WorldError(RuntimeError):
+    """A world could not make a chunk (non-finite output, no memory); its rollouts are as they were."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a rollout begins.
+
+    Attributes:
+        image: uint8 [height, width, 3] of any size (worlds scale and crop it to their own), or None for text only.
+        prompt: what the world looks like; may be empty.
+        pose: float64 [4, 4] camera-to-world matrix of latent frame 0.
+    """
+
+    image: np.ndarray | None = None
+    prompt: str = ""
+    pose: np.ndarray = field(default_factory=lambda: np.eye(4))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            raise TypeError(f"the prompt must be a string, got {type(self.prompt).__name__}: {self.prompt!r}")
+        image = self.image
+        if image is not None and not (
+            isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        ):
+            what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(f"Start.image must be a uint8 array [height, width, 3], got {what}")
+        check_poses(np.asarray(self.pose)[None])
+
+
+@dataclass(frozen=True)
+class Control:
+    """The cameras of one chunk.
+
+    In chunk 0 the first pose is that of the start, and three are new; in every later chunk all four are new.
+
+    Attributes:
+        poses: float64 [4, 4, 4] camera-to-world matrices, one a latent frame.
+        labels: int64 [4] action labels 0..80 (spec section 3); 0 for the start.
+        intrinsics: float64 [4, 3, 3] normalised intrinsics (spec section 2).
+    """
+
+    poses: np.ndarray
+    labels: np.ndarray
+    intrinsics: np.ndarray = field(default_factory=lambda: np.broadcast_to(DEFAULT_INTRINSICS, (CHUNK_LATENTS, 3, 3)))
+
+    def __post_init__(self) -> None:
+        if np.shape(self.poses) != (CHUNK_LATENTS, 4, 4):
+            raise ValueError(f"a chunk has {CHUNK_LATENTS} poses of 4x4, got shape {np.shape(self.poses)}")
+        check_poses(self.poses)
+        labels = np.asarray(self.labels)
+        if labels.shape != (CHUNK_LATENTS,) or labels.dtype.kind not in "iu":
+            raise ValueError(f"a chunk has {CHUNK_LATENTS} integer labels, got {labels.dtype} {labels.shape}")
+        if labels.min() < 0 or labels.max() > 80:
+            raise ValueError(f"action labels are 0..80, got {labels.tolist()}")
+        if error := normalised_intrinsics_error(self.intrinsics, CHUNK_LATENTS):
+            raise ValueError(error)
+
+    @classmethod
+    def of_labels(cls, pose: np.ndarray, labels: Sequence[int] | np.ndarray, *, first: bool) -> Self:
+        """Return the next chunk's cameras for four actions, one a latent frame.
+
+        Args:
+            pose: Float64 [4, 4], the rollout's newest pose.
+            labels: Four labels 0..80. In chunk 0 the first one is ignored: that latent frame is the start.
+            first: Whether this is chunk 0.
+        """
+        labels = np.array(labels, dtype=np.int64)
+        if first:
+            labels[0] = 0
+        poses = integrate(pose, [motion_of(label) for label in labels[int(first) :]])  # [4 or 5, 4, 4]
+        return cls(poses=poses[-CHUNK_LATENTS:], labels=labels)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one step made.
+
+    Attributes:
+        frames: uint8 [13 or 16, height, width, 3] on the world's device, in playing order; None if not decoded.
+        latents: float32 [channels, 4, rows, columns] normalised latents; None for a world that has none.
+        memory: int64 [K] sorted indices of the past latent frames the chunk was made from (K = 0, 4, 8, 12 or 16).
+        timings: seconds by part ("select", "prefill", "denoise", "decode", ...), of the call that made it.
+    """
+
+    frames: torch.Tensor | None
+    latents: torch.Tensor | None
+    memory: np.ndarray
+    timings: dict[str, float]
+
+
+@runtime_checkable
+class Rollout(Protocol):
+    """Everything that one running world needs to go on; made by `World.start` and changed by `World.step` alone."""
+
+    seed: int
+    """Chunk n's noise is a function of (seed, n)."""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt in force, for the chunks to come."""
+
+    @property
+    def chunks(self) -> int:
+        """Chunks made so far."""
+
+    @property
+    def pose(self) -> np.ndarray:
+        """Float64 [4, 4]: the newest camera-to-world matrix; the start's before the first step."""
+
+    @property
+    def picture(self) -> np.ndarray:
+        """Uint8 [height, width, 3]: the start as the world shows it; mid-grey if it has no image."""
+
+    @property
+    def start_latent(self) -> torch.Tensor | None:
+        """Float32 [channels, 1, rows, columns]: the start's latent frame (zeros if it has no image)."""
+
+    def set_prompt(self, prompt: str) -> None:
+        """Change the prompt for the chunks to come (a promptable event)."""
+
+    def fork(self, seed: int | None = None) -> Self:
+        """Return a rollout that goes on as this one would, or with other noise if given another seed."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the rollout to a safetensors file that `World.load_rollout` reads."""
+
+
+class World(Protocol):
+    """A model, renderer or picture that makes video from cameras, for any number of rollouts."""
+
+    name: str
+    weights: str
+    """Where the parameters came from: "random", "trained", a revision, "none" for a world without any."""
+    image_size: tuple[int, int]
+    """Height and width of a frame in pixels."""
+    fps: int
+    latent_shape: tuple[int, int, int, int] | None
+    """Channels, latent frames, rows, columns of a chunk's latents; None for a world that has none."""
+    device: torch.device
+
+    def start(self, start: Start, seed: int) -> Rollout:
+        """Begin a rollout."""
+
+    def step(
+        self,
+        rollouts: Sequence[Any],
+        controls: Sequence[Control],
+        *,
+        noise: torch.Tensor | None = None,
+        decode: bool = True,
+    ) -> list[Chunk]:
+        """Make one chunk for every rollout, all of them or none.
+
+        Args:
+            rollouts: Distinct rollouts of this world, however far each has run.
+            controls: The cameras of each.
+            noise: Float32 [len(rollouts), *latent_shape] in place of the rollouts' own noise.
+            decode: Whether to make frames; a rollout may skip decoding and go on without it.
+
+        Raises:
+            WorldError: The output was not finite or memory ran out; every rollout is as it was before.
+        """
+
+    def stream(self, rollout: Any, control: Control) -> Iterator[torch.Tensor]:
+        """Make one chunk and yield its frames as they are decoded: uint8 [1 or 4, height, width, 3].
+
+        Together they are the `frames` that `step` would give. The chunk is committed once the last has been taken.
+        """
+
+    def load_rollout(self, path: str | Path) -> Rollout:
+        """Read a rollout that `Rollout.save` wrote."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the world itself: copies of an env, or of the spec it was made from, share its weights."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what the world was loaded by, not its weights."""
+        if "_load_arguments" not in vars(self):
+            raise TypeError(f"only a world that load() returned can be pickled, by its arguments; got {self!r}")
+        return _reload, (vars(self)["_load_arguments"],)
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """What is known of a world before it is loaded; attributes as in `World`."""
+
+    image_size: tuple[int, int]
+    latent_shape: tuple[int, int, int, int] | None
+    fps: int
+
+
+WORLDS = {
+    "tiny": "the small embedded world model; runs on a CPU",
+    "wan-5b": "HY-WorldPlay WAN-5B; downloads 30 GB and wants a large GPU",
+    "testcard": "a test picture that moves with the pose; no model",
+}
+"""The names that `load` knows beside a folder of weights."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a world may compute in."""
+
+_loaded: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def describe(name: str | Path) -> WorldSpec:
+    """Return the sizes of a named world, or of a folder of weights, without loading it.
+
+    Raises:
+        ValueError: An unknown name; the message lists the known ones.
+    """
+    if str(name) == "testcard":
+        from worldplay_env import testcard
+
+        return testcard.SPEC
+    config = _config_of(str(name))
+    latent_shape = (config.autoencoder.z_dim, CHUNK_LATENTS, *config.latent_size)
+    return WorldSpec(image_size=config.image_size, latent_shape=latent_shape, fps=config.fps)
+
+
+def _config_of(name: str) -> WorldConfig:
+    from worldplay_env.model.config import PRESETS
+
+    if name in PRESETS:
+        return PRESETS[name]
+    if Path(name).is_dir():
+        from worldplay_env.weights import hub
+
+        return hub.folder_config(name)
+    raise _unknown_world(name)
+
+
+def _unknown_world(name: str) -> ValueError:
+    return ValueError(f"unknown world {name!r}: known are {', '.join(WORLDS)}, or a folder of weights")
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """Return the torch device asked for; by default "cuda" where there is one, else "cpu".
+
+    Raises:
+        ValueError: No such device, or no CUDA device on this machine.
+        RuntimeError: CUDA is asked for in a process that was forked after its parent used CUDA.
+    """
+    import torch
+
+    if torch.cuda._is_in_bad_fork() and (device is None or torch.device(device).type == "cuda"):
+        raise RuntimeError(
+            "CUDA cannot be used here: this process was forked after its parent had used CUDA. Start it with the "
+            'multiprocessing method "spawn" (AsyncVectorEnv(..., context="spawn")), or make the world in the child '
+            'alone, or with device="cpu"'
+        )
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'unknown device {device!r}: expected "cpu", "cuda" or "cuda:0"') from error
+    if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
+        raise ValueError(f"there is no device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def check_batch(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
+    """Raise ValueError unless `World.step` can take these arguments (see there)."""
+    if len(controls) != len(rollouts):
+        raise ValueError(f"every rollout needs one control: got {len(rollouts)} rollouts, {len(controls)} controls")
+    if len({id(rollout) for rollout in rollouts}) != len(rollouts):
+        raise ValueError("a rollout is given twice in one step: fork it to go two ways from it")
+    expected = (len(rollouts), *(world.latent_shape or ()))
+    if noise is not None and tuple(noise.shape) != expected:
+        raise ValueError(f"noise must have shape {expected}, got {tuple(noise.shape)}")
+
+
+def load(
+    name: str | Path = "tiny",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    weights: str | None = None,
+    revision: str | None = None,
+    accept_license: bool = False,
+    **options: Any,
+) -> World:
+    """Return the world of that name; equal calls within a process share one while any of them is in use.
+
+    Args:
+        name: "tiny", "wan-5b", "testcard", or a folder of weights.
+        device: A torch device; by default "cuda" where there is one, else "cpu".
+        dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
+        weights: "random" for seeded random parameters of the right sizes (no download); by default the world's own.
+        revision: The hub's commit or tag to download; by default the pinned ones.
+        accept_license: Agree to the licence of downloaded weights (asked for once, before the first download).
+        options: What only one kind of world takes (the test picture's `seconds_per_chunk`).
+
+    Raises:
+        ValueError: An unknown name or option; the message lists the known ones.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
+    key = (str(name), device, dtype, weights, revision, *sorted(options.items()))
+    with _loading:
+        world = _loaded.get(key)
+        if world is None:
+            arguments = {
+                "name": str(name),
+                "device": device,
+                "dtype": dtype,
+                "weights": weights,
+                "revision": revision,
+                "accept_license": accept_license,
+                **options,
+            }
+            world = _load(**arguments)
+            vars(world)["_load_arguments"] = arguments
+            _loaded[key] = world
+        return world
+
+
+def _reload(arguments: dict[str, Any]) -> World:
+    return load(**arguments)
+
+
+def _load(name: str, *, device: str | None, **options: Any) -> World:
+    if name == "testcard":
+        from worldplay_env import testcard
+
+        return testcard.load(device=device, **options)
+    if name in WORLDS or Path(name).is_dir():
+        from worldplay_env import dream
+
+        return dream.load(name, device=device, **options)
+    raise _unknown_world(name)
