@@ -223,6 +223,17 @@ def test_selection_is_the_latest_12_and_the_nearest_whole_clip(past: int, seed: 
     assert chosen[0] // 4 == counted.argmin()
 
 
+def test_bounds_are_never_below_the_count() -> None:
+    rng = np.random.default_rng(0)
+    turned = [facing(*rng.uniform(-180, 180, 2), tuple(rng.uniform(-10, 10, 3))) for _ in range(3000)]
+    views = memory._relative_views(np.eye(4), np.stack(turned))
+    *bounds, exact = [memory._seen(views, level) for level in memory._default_levels()]
+    coarse, fine = bounds
+    assert (fine >= exact).all()
+    assert (coarse >= exact).all()
+    assert (fine.mean() - exact.mean()) < (coarse.mean() - exact.mean()) / 2
+
+
 @pytest.mark.parametrize("points", [np.zeros((0, 3)), np.array([[0.0, 0.0, -1.0]]), ball(40, 0), ball(50_000, 0)])
 def test_any_number_of_points_will_do(points: np.ndarray) -> None:
     w2c = random_path(204, 5, level=True)

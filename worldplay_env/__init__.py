@@ -1,0 +1,107 @@
+"""A Gymnasium environment around a streaming video world model (HY-WorldPlay WAN-5B).
+
+Importing the package registers the environments and does little else: torch and the model come in when a world is made.
+
+    import gymnasium
+    import worldplay_env
+
+    env = gymnasium.make("WorldPlay/Tiny-v0")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from worldplay_env.control.actions import (
+        ACTION_TABLE,
+        KEYS,
+        NUM_ACTIONS,
+        action_label,
+        action_name,
+        keys_of,
+        label_of_keys,
+        split_label,
+    )
+    from worldplay_env.control.camera import Motion
+    from worldplay_env.control.trajectory import Trajectory, load_trajectory
+    from worldplay_env.env import InvalidAction, Snapshot, WorldPlayEnv
+    from worldplay_env.image import ImageError, read_image
+    from worldplay_env.world import Chunk, Control, Rollout, Start, World, WorldError, load
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "ACTION_TABLE": "control.actions",
+    "KEYS": "control.actions",
+    "NUM_ACTIONS": "control.actions",
+    "action_label": "control.actions",
+    "action_name": "control.actions",
+    "keys_of": "control.actions",
+    "label_of_keys": "control.actions",
+    "split_label": "control.actions",
+    "Motion": "control.camera",
+    "Trajectory": "control.trajectory",
+    "load_trajectory": "control.trajectory",
+    "InvalidAction": "env",
+    "Snapshot": "env",
+    "WorldPlayEnv": "env",
+    "ImageError": "image",
+    "read_image": "image",
+    "Chunk": "world",
+    "Control": "world",
+    "Rollout": "world",
+    "Start": "world",
+    "World": "world",
+    "WorldError": "world",
+    "load": "world",
+}
+"""The module of each public name, imported when the name is first used."""
+
+__all__ = [  # noqa: RUF022 (in the order of their modules)
+    "ACTION_TABLE",
+    "KEYS",
+    "NUM_ACTIONS",
+    "action_label",
+    "action_name",
+    "keys_of",
+    "label_of_keys",
+    "split_label",
+    "Motion",
+    "Trajectory",
+    "load_trajectory",
+    "InvalidAction",
+    "Snapshot",
+    "WorldPlayEnv",
+    "ImageError",
+    "read_image",
+    "Chunk",
+    "Control",
+    "Rollout",
+    "Start",
+    "World",
+    "WorldError",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+for _id, _world in (("Tiny", "tiny"), ("Wan5B", "wan-5b"), ("Testcard", "testcard")):
+    gymnasium.register(
+        id=f"WorldPlay/{_id}-v0",
+        entry_point="worldplay_env.env:WorldPlayEnv",
+        max_episode_steps=60,
+        kwargs={"world": _world},
+    )

@@ -66,8 +66,10 @@ def load(
     files = None if weights == "random" else hub.bundled(name) or hub.resolve(name, revision, accept_license)
     if files is not None:
         config = files.config
+    elif name in PRESETS:
+        config = PRESETS[name]
     else:
-        config = PRESETS[name] if name in PRESETS else hub.folder_config(name)
+        config = hub.folder_config(name)
     random, placed = RandomWeights(), {"device": place, "dtype": compute}
     return DreamWorld(
         config,

@@ -156,13 +156,10 @@ def _relative_views(current: np.ndarray, history: np.ndarray) -> np.ndarray:
     sin_yaw = np.where(upright, 0.0, x / np.where(upright, 1.0, level))
     cos_yaw = np.where(upright, 1.0, z / np.where(upright, 1.0, level))
     sin_half, cos_half = np.sin(HALF_HEIGHT), np.cos(HALF_HEIGHT)
-    # The cosine of an elevation past the vertical is negative: the field of view ends at the vertical.
-    cos_bottom = level * cos_half + y * sin_half
-    cos_top = level * cos_half - y * sin_half
-    sin_bottom = np.where(cos_bottom > 0, y * cos_half - level * sin_half, -1.0)
-    sin_top = np.where(cos_top > 0, y * cos_half + level * sin_half, 1.0)
-    cones = (sin_bottom, cos_bottom.clip(0), sin_top, cos_top.clip(0))
-    return np.stack([*np.moveaxis(position, -1, 0), sin_yaw, cos_yaw, *cones])
+    # Past the vertical is fine: a point that the one cone then lets through wrongly, the other keeps out.
+    bottom = (y * cos_half - level * sin_half, level * cos_half + y * sin_half)
+    top = (y * cos_half + level * sin_half, level * cos_half - y * sin_half)
+    return np.stack([*np.moveaxis(position, -1, 0), sin_yaw, cos_yaw, *bottom, *top])
 
 
 def _seen(views: np.ndarray, cells: _Cells) -> np.ndarray:

@@ -107,8 +107,7 @@ class Stream:
 
     def extend(self, x: Tensor) -> Tensor:
         """Put the next convolution's history before its input: [B, C, F, h, w] -> [B, C, 2 + F, h, w]."""
-        history = blank(x) if self._before is None else self._before[len(self.histories)]
-        x = torch.cat([history, x], dim=2)
+        x = prepend(blank(x) if self._before is None else self._before[len(self.histories)], x)
         # A copy: a view would keep the whole activation alive for as long as the rollout.
         self.histories.append(x[:, :, -HISTORY:].clone(memory_format=torch.channels_last_3d))
         return x
@@ -118,6 +117,11 @@ def blank(x: Tensor) -> Tensor:
     """Return the history of a stream that has not begun: zeros [B, C, 2, h, w] for `x` [B, C, F, h, w]."""
     batch, channels, _, height, width = x.shape
     return x.new_zeros((batch, HISTORY, height, width, channels)).movedim(-1, 1)
+
+
+def prepend(history: Tensor, x: Tensor) -> Tensor:
+    """Join frames in time, in memory order, where they follow one another: one plain copy."""
+    return torch.cat([history.movedim(1, -1), x.movedim(1, -1)], dim=1).movedim(-1, 1)
 
 
 class CausalConv3d(nn.Conv3d):
@@ -130,7 +134,7 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """Map [B, in, F, h, w] to [B, out, F, h, w]; without a stream, zeros lie before the first frame."""
         if self.kernel_size[0] > 1:
-            x = torch.cat([blank(x), x], dim=2) if stream is None else stream.extend(x)
+            x = prepend(blank(x), x) if stream is None else stream.extend(x)
             if x.device.type == "cpu" and x.shape[:4].numel() <= SLOW_KERNEL_LIMIT:
                 return self._by_windows(x)
         return super().forward(x)

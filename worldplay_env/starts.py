@@ -1,0 +1,88 @@
+"""Where episodes begin: the bundled pictures, a picture, a folder of them, or (picture, prompt) pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from worldplay_env.image import ImageError, ImageSource, read_image
+from worldplay_env.world import Start
+
+Starts = ImageSource | Sequence[tuple[ImageSource | None, str]]
+"""What `find_starts` takes: a picture, the path of a folder, or (picture, prompt) pairs."""
+StartSource = tuple[ImageSource | None, str]
+"""A picture that has not been read yet, or None for text only, and a prompt."""
+
+BUNDLED = Path(__file__).parent / "weights" / "tiny" / "starts"
+LIST = "starts.json"
+"""The file of a folder that gives its pictures prompts: [{"image": "courtyard.png", "prompt": "..."}]."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+
+
+def find_starts(starts: Starts | None = None) -> list[StartSource]:
+    """Return the starts to draw from; pictures are looked for, but not read yet.
+
+    Args:
+        starts: A picture (see `read_image`); the path of a folder, whose pictures are taken by name, or by its
+            `starts.json` if it has one, which gives them prompts; or (picture, prompt) pairs, picture None for text
+            only. By default the bundled pictures.
+
+    Raises:
+        ImageError: A path where there is nothing, a folder without pictures.
+        ValueError: No starts, or a list of something else than pairs.
+        TypeError: Anything else.
+    """
+    if starts is None:
+        return _of_folder(BUNDLED)
+    if isinstance(starts, str | Path):
+        return _of_folder(Path(starts)) if Path(starts).is_dir() else [(_existing(starts), "")]
+    if isinstance(starts, np.ndarray | Image.Image):
+        return [(starts, "")]
+    if not isinstance(starts, Sequence):
+        raise TypeError(f"starts must be a picture, a folder or (picture, prompt) pairs, got {starts!r}")
+    if not starts:
+        raise ValueError("starts is empty: give at least one (picture, prompt) pair")
+    return [_of_pair(pair) for pair in starts]
+
+
+def read_start(image: ImageSource | None, prompt: str) -> Start:
+    """Return a start with its picture read (see `read_image`); an image of None starts from the prompt alone."""
+    return Start(image=None if image is None else read_image(image), prompt=prompt)
+
+
+def _of_pair(pair: object) -> StartSource:
+    # Lists as well as tuples: a spec that went through JSON has no tuples left.
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], str):
+        raise ValueError(f"starts must hold (picture, prompt) pairs, prompt a string; got {pair!r}")
+    image, prompt = pair
+    return (_existing(image) if isinstance(image, str | Path) else image), prompt
+
+
+def _of_folder(folder: Path) -> list[StartSource]:
+    if (folder / LIST).is_file():
+        return _of_list(folder)
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ImageError(f"no pictures in {str(folder)!r}: expected files that end in {', '.join(SUFFIXES)}")
+    return [(path, "") for path in found]
+
+
+def _of_list(folder: Path) -> list[StartSource]:
+    path = folder / LIST
+    try:
+        starts = [(_existing(folder / entry["image"]), str(entry["prompt"])) for entry in json.loads(path.read_text())]
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f'{path} must hold a list of {{"image": file, "prompt": text}}: {error!r}') from error
+    if not starts:
+        raise ValueError(f"{path} lists no pictures")
+    return starts
+
+
+def _existing(path: str | Path) -> str | Path:
+    if not Path(path).is_file():
+        raise ImageError(f"no picture at {str(path)!r}")
+    return path
