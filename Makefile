@@ -16,11 +16,12 @@ SYSTEM_PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3 python
 demo: $(VENV)/installed
 	$(PYTHON) -m worldplay_env.rollout --world tiny --pose "w-8, right-8, w-8, left-7" --out outputs/demo
 
+# One thread a worker: the tests' networks are small, and threads of several workers get into each other's way.
 test: $(VENV)/installed-for-development
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8
 
 format: $(VENV)/installed-for-development
 	$(PYTHON) -m ruff check --fix .

@@ -1,6 +1,6 @@
 """A Gymnasium environment around a streaming video world model (HY-WorldPlay WAN-5B).
 
-Importing the package registers the environments and does little else: torch and the model come in when a world is made.
+Importing the package registers the environments and little else: torch comes in when a world is made.
 
     import gymnasium
     import worldplay_env

@@ -66,15 +66,14 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     # Truncation can leave a side one pixel short of the target; the maximum keeps the crop inside the picture.
     scaled_height, scaled_width = max(height, int(h0 * scale)), max(width, int(w0 * scale))
     top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
-    # Lanczos over the crop's box alone gives the pixels that scaling all of a very long picture would give.
-    box = (
-        left * w0 / scaled_width,
-        top * h0 / scaled_height,
-        (left + width) * w0 / scaled_width,
-        (top + height) * h0 / scaled_height,
-    )
-    fitted = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, box=box)
-    return np.array(fitted)
+    picture, lanczos = Image.fromarray(image), Image.Resampling.LANCZOS
+    if scaled_height * scaled_width <= MAX_PIXELS:
+        scaled = picture.resize((scaled_width, scaled_height), lanczos)
+        return np.array(scaled.crop((left, top, left + width, top + height)))
+    # A strip that would grow beyond all bounds: scale what the crop shows alone (equal but for rounding).
+    across, down = w0 / scaled_width, h0 / scaled_height
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    return np.array(picture.resize((width, height), lanczos, box=box))
 
 
 def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -65,7 +65,7 @@ class View:
         return resize_frames(torch.from_numpy(rollout.picture)[None], self.size)[0].numpy().copy()
 
     def frames(self, chunk: Chunk) -> np.ndarray:
-        """Return the frames that are needed on the host: uint8 [N, height, width, 3], the newest last, N at least 1."""
+        """Return the frames that are needed on the host, the newest last: uint8 [1 or more, height, width, 3]."""
         assert chunk.frames is not None
         frames = chunk.frames if self.all_frames or self.kind == "chunk" else chunk.frames[-1:]
         return resize_frames(frames, self.size).cpu().numpy()

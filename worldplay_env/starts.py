@@ -23,7 +23,7 @@ LIST = "starts.json"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
-def find_starts(starts: Starts | None = None) -> list[StartSource]:
+def find_starts(starts: Starts | None = None) -> Sequence[StartSource]:
     """Return the starts to draw from; pictures are looked for, but not read yet.
 
     Args:
@@ -62,7 +62,7 @@ def _of_pair(pair: object) -> StartSource:
     return (_existing(image) if isinstance(image, str | Path) else image), prompt
 
 
-def _of_folder(folder: Path) -> list[StartSource]:
+def _of_folder(folder: Path) -> Sequence[StartSource]:
     if (folder / LIST).is_file():
         return _of_list(folder)
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
@@ -71,10 +71,12 @@ def _of_folder(folder: Path) -> list[StartSource]:
     return [(path, "") for path in found]
 
 
-def _of_list(folder: Path) -> list[StartSource]:
+def _of_list(folder: Path) -> Sequence[StartSource]:
     path = folder / LIST
     try:
-        starts = [(_existing(folder / entry["image"]), str(entry["prompt"])) for entry in json.loads(path.read_text())]
+        starts = [
+            (_existing(folder / entry["image"]), str(entry["prompt"])) for entry in json.loads(path.read_text())
+        ]
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise ValueError(f'{path} must hold a list of {{"image": file, "prompt": text}}: {error!r}') from error
     if not starts:

@@ -10,14 +10,19 @@ import math
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-import imageio_ffmpeg
+import imageio_ffmpeg  # type: ignore[import-untyped]
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from worldplay_env.record import replacing
+
+TILE_WIDTH = 320
+"""Pixels of a frame on a contact sheet: enough to see what is going on."""
 
 
 class FilmError(RuntimeError):
@@ -80,6 +85,8 @@ class FilmWriter:
         size = (frames.shape[1], frames.shape[2])
         if not self._open:
             raise ValueError(f"the film {self.path} is closed")
+        if len(frames) == 0:
+            return
         if self._size is None:
             self._start_encoder(size)
         elif size != self._size:
@@ -145,7 +152,7 @@ class FilmWriter:
             "-an", "-c:v", "libx264", "-preset", "fast", "-crf", "16",
             "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,"
                    "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
-            "-movflags", "+faststart", str(self.partial),
+            "-movflags", "+faststart", f"file:{self.partial}",
         ]
         # fmt: on
         # A session of its own: Ctrl-C must reach this process alone, or the encoder stops before its last frames.
@@ -177,36 +184,37 @@ class FilmWriter:
 class ContactSheet:
     """Gathers evenly spaced frames of a film whose length is not known beforehand, for one picture of it all.
 
-    It keeps a thumbnail of every `step`-th frame, and each time there are too many forgets every other one and doubles
-    the step, so that a film of any length costs a bounded memory.
+    It keeps a thumbnail of every n-th frame; each time there are too many it forgets every other one and doubles n,
+    so that a film of any length costs a bounded memory.
 
     Args:
         fps: Frames per second, for the time stamps.
-        tiles: Frames on the sheet, at most.
+        tiles: Frames on the sheet, at most; at least 2.
         tile_width: Width in pixels that frames are scaled to.
     """
 
-    def __init__(self, fps: float = 16, tiles: int = 16, tile_width: int = 320) -> None:
-        self.fps = fps
-        self.tiles = tiles
-        self.tile_width = tile_width
+    def __init__(self, fps: float = 16, tiles: int = 16, tile_width: int = TILE_WIDTH) -> None:
+        self._fps = fps
+        self._tiles = tiles
+        self._tile_width = tile_width
         self._step = 1
         self._seen = 0
-        self._kept: list[tuple[int, Image.Image]] = []
-        self._last: np.ndarray | None = None
+        self._kept: dict[int, Image.Image] = {}
+        """Thumbnails by the frame's place in the film."""
+        self._newest: np.ndarray | None = None
 
     def add(self, frames: np.ndarray) -> None:
         """Take uint8 [height, width, 3] or [N, height, width, 3] as the frames that follow."""
-        frames = _as_frames(frames)
-        for frame in frames:
+        for frame in _as_frames(frames):
             if self._seen % self._step == 0:
-                self._kept.append((self._seen, self._thumbnail(frame)))
-            if len(self._kept) > 4 * self.tiles:
-                self._kept = self._kept[::2]
-                self._step *= 2
+                self._kept[self._seen] = _thumbnail(frame, self._tile_width)
+                if len(self._kept) > 4 * self._tiles:
+                    self._step *= 2
+                    self._kept = {place: kept for place, kept in self._kept.items() if place % self._step == 0}
             self._seen += 1
-        if len(frames):
-            self._last = frames[-1].copy()
+            self._newest = frame
+        if self._newest is not None:
+            self._newest = self._newest.copy()  # not a view of the caller's buffer
 
     def image(self) -> Image.Image:
         """Return the sheet: first to last frame, row by row, each with its time in the film below it.
@@ -214,56 +222,56 @@ class ContactSheet:
         Raises:
             ValueError: No frame was added.
         """
-        if self._last is None:
+        if self._newest is None:
             raise ValueError("a contact sheet needs at least one frame")
-        kept = list(self._kept)
-        if kept[-1][0] != self._seen - 1:
-            kept.append((self._seen - 1, self._thumbnail(self._last)))
-        indices = np.array([index for index, _ in kept])
-        wanted = np.linspace(0, self._seen - 1, min(self.tiles, len(kept)))
-        chosen = sorted({int(np.abs(indices - want).argmin()) for want in wanted})
-        return tile([kept[index][1] for index in chosen], [f"{kept[index][0] / self.fps:.2f} s" for index in chosen])
+        last = self._seen - 1
+        kept = {**self._kept, last: _thumbnail(self._newest, self._tile_width)}
+        places = np.array(sorted(kept))
+        wanted = np.linspace(0, last, min(self._tiles, len(kept)))
+        chosen = np.unique([places[np.abs(places - place).argmin()] for place in wanted])
+        return _grid([kept[place] for place in chosen], [f"{place / self._fps:.2f} s" for place in chosen], None)
 
     def save(self, path: str | Path) -> None:
-        """Write the sheet as a PNG; a file of that name is replaced once the new one is complete."""
+        """Write the sheet as a PNG; an older file of that name stays until the new one is complete."""
         save_picture(self.image(), path)
 
-    def _thumbnail(self, frame: np.ndarray) -> Image.Image:
-        height = max(1, round(frame.shape[0] * self.tile_width / frame.shape[1]))
-        return Image.fromarray(frame).resize((self.tile_width, height), Image.Resampling.LANCZOS)
 
-
-def tile(pictures: Iterable[Image.Image], captions: Iterable[str], columns: int | None = None) -> Image.Image:
-    """Lay pictures of one size out in a grid, row by row, with a caption below each.
+def tile(
+    frames: Sequence[np.ndarray], captions: Sequence[str], columns: int | None = None, width: int = TILE_WIDTH
+) -> Image.Image:
+    """Lay frames out in a grid, row by row, with a caption below each.
 
     Args:
-        pictures: RGB pictures, at least one.
+        frames: uint8 [height, width, 3], at least one, all of one size.
         captions: One for each.
-        columns: Pictures in a row; by default about as many as rows.
+        columns: Frames in a row; by default about as many as rows.
+        width: Width in pixels that each frame is scaled to.
     """
-    pictures, captions = list(pictures), list(captions)
-    columns = columns or math.ceil(math.sqrt(len(pictures)))
-    width, height = pictures[0].size
-    gap, caption_height = 6, max(16, width // 14)
-    font = ImageFont.load_default(size=caption_height * 0.8)
-    cell = (width + gap, height + caption_height + gap)
-    rows = math.ceil(len(pictures) / columns)
-    sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), (24, 24, 27))
-    draw = ImageDraw.Draw(sheet)
-    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        x, y = gap + index % columns * cell[0], gap + index // columns * cell[1]
-        sheet.paste(picture, (x, y))
-        draw.text((x + 2, y + height + caption_height / 2), caption, (228, 228, 231), font, anchor="lm")
-    return sheet
+    return _grid([_thumbnail(frame, width) for frame in frames], captions, columns)
 
 
 def save_picture(picture: Image.Image, path: str | Path) -> None:
-    """Write a PNG; a file of that name is replaced once the new one is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.png")
-    try:
+    """Write a PNG; an older file of that name stays until the new one is complete."""
+    with replacing(path) as partial:
         picture.save(partial, format="PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def _thumbnail(frame: np.ndarray, width: int) -> Image.Image:
+    height = max(1, round(frame.shape[0] * width / frame.shape[1]))
+    return Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _grid(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int | None) -> Image.Image:
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    width, height = pictures[0].size
+    gap, caption_height = 6, max(16, width // 14)
+    font = ImageFont.load_default(size=0.8 * caption_height)
+    cell_width, cell_height = width + gap, height + caption_height + gap
+    sheet = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap), (24, 24, 27))
+    draw = ImageDraw.Draw(sheet)
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x, y = gap + index % columns * cell_width, gap + index // columns * cell_height
+        sheet.paste(picture, (x, y))
+        draw.text((x + 2, y + height + caption_height / 2), caption, (228, 228, 231), font, anchor="lm")
+    return sheet

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+LEAST_WIDTH = 640
+"""Pixels: smaller frames are shown as many times larger as fit into this."""
+
 
 class Window:
     """A pygame window that shows video in time; made when it is first played to.
@@ -32,10 +35,12 @@ class Window:
             if not self._open:
                 pygame.display.init()
                 pygame.display.set_caption(self._title)
-                self._screen = pygame.display.set_mode((width, height), pygame.RESIZABLE | pygame.SCALED)
+                scale = max(1, LEAST_WIDTH // width)
+                self._screen = pygame.display.set_mode((width * scale, height * scale))
                 self._clock = pygame.time.Clock()
                 self._open = True
-            self._screen.blit(pygame.image.frombuffer(np.ascontiguousarray(frame), (width, height), "RGB"), (0, 0))
+            picture = pygame.image.frombuffer(frame.tobytes(), (width, height), "RGB")
+            self._screen.blit(pygame.transform.scale(picture, self._screen.get_size()), (0, 0))
             pygame.display.flip()
             if any(event.type == pygame.QUIT for event in pygame.event.get()):
                 self.close()

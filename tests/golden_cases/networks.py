@@ -22,13 +22,14 @@ from worldplay_env.weights.files import strip_prefixes
 
 TRANSFORMER = ("patch_embedding.weight",)
 AUTOENCODER = ("encoder.conv_in.weight", "decoder.conv_in.weight")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def transformer_of(case: Case, dtype: torch.dtype = torch.float32) -> Transformer:
     """Load the transformer of a case."""
     files = find_weights(case, case["config"], TRANSFORMER)
-    return load_transformer(files, TransformerConfig.from_dict(case["config"]), dtype=dtype)
+    beside = {name: case[name] for name in ("patch_size",) if name in case.values}
+    return load_transformer(files, TransformerConfig.from_dict(beside | case["config"]), dtype=dtype)
 
 
 def autoencoder_of(case: Case, config: dict[str, Any], dtype: torch.dtype = torch.float32) -> Autoencoder:
@@ -97,13 +98,15 @@ def _transformer_calls(case: Case, dtype: torch.dtype, recorded: str) -> Iterato
         latents = case.tensor("in/latents")[:, :, frames]
         cameras = case.tensor("in/viewmats")[:, frames], case.tensor("in/Ks")[:, frames]
         positions = model.positions(range(start, start + len(frames)), tuple(latents.shape[-2:]), *cameras)
-        labels, timesteps = case.tensor("in/action")[:, frames], torch.tensor([call["timestep"]])
+        labels = case.tensor("in/action")[:, frames]
+        timesteps = torch.tensor(call["timestep"]).expand(labels.shape)
         function = model.prefill if call.get("is_cache") else model.forward
         return function(latents.to(dtype), timesteps, labels, positions, text, cache)
 
     def new_cache(call: dict[str, Any]) -> Any:
-        tokens = model.config.tokens_per_frame(tuple(case["latent_height_width"]))
-        return model.new_cache(1, tokens * (call["rope_start_latent"] + len(call["frames"])))
+        batch, _, _, *latent_size = case.tensor("in/latents").shape
+        frames = call["rope_start_latent"] + len(call["frames"])
+        return model.new_cache(batch, frames * model.config.tokens_per_frame(tuple(latent_size)))
 
     for name, call in calls.items():
         whole = f"{recorded}/{name}"

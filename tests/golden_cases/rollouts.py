@@ -31,14 +31,15 @@ def rollout(case: Case) -> Iterator[Row]:
     if image is not None and falls_short(image, world.image_size):
         yield skipped(f"{case.name}/in/image", f"{FALLS_SHORT}; its recorded pixels are the start")
         image = _recorded_picture(case)
-    start = Start(image, pose=poses[0])
-    run = world.start(start, case["seed"], prompt_embedding=case.tensor("in/prompt_embeds")[0])
+    prompt = case.tensor("in/prompt_embeds")[0]
+    run = world.start(Start(image, pose=poses[0]), case["seed"], prompt_embedding=prompt)
     if image is not None:
         yield from _start(case, world, run.picture, run.start_latent)
     chunks = []
-    for number, noise in enumerate(case.tensor("in/noise").split(CHUNK_LATENTS, dim=2)):
-        span = slice(number * CHUNK_LATENTS, (number + 1) * CHUNK_LATENTS)
-        chunks += world.step([run], [Control(poses[span], labels[span], intrinsics[span])], noise=noise)
+    noise = case.tensor("in/noise")
+    for start in range(0, case.tensor("out/latents").shape[2], CHUNK_LATENTS):
+        span = slice(start, start + CHUNK_LATENTS)
+        chunks += world.step([run], [Control(poses[span], labels[span], intrinsics[span])], noise=noise[:, :, span])
     yield from _compare(case, world, chunks)
 
 

@@ -16,15 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldplay_env.model.autoencoder import (
-    Autoencoder,
-    DecoderState,
-    UpsampledConv2d,
-    pixels_to_uint8,
-    uint8_to_pixels,
-)
+from worldplay_env.model.autoencoder import Autoencoder, DecoderState, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.model.causal import CausalConv3d
 from worldplay_env.model.config import TINY, AutoencoderConfig
+from worldplay_env.model.resampling import UpsampledConv2d
 
 Network = TypeVar("Network", bound=nn.Module)
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -20,8 +20,8 @@ def test_noise_levels_are_the_timesteps_over_a_thousand_and_end_at_zero() -> Non
     assert torch.equal(torch.tensor(sampler.SIGMAS), expected)
 
 
-def test_low_precision_rounds_the_update_before_it_is_added() -> None:
+def test_low_precision_rounds_the_difference_and_the_update_before_it_is_added() -> None:
     x, flow = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0)).bfloat16()
     difference = torch.tensor(sampler.SIGMAS[1]) - torch.tensor(sampler.SIGMAS[0])
-    rounded = (difference * flow.float()).bfloat16()
+    rounded = (difference.bfloat16().float() * flow.float()).bfloat16()
     assert torch.equal(sampler.euler_step(x, flow, 0), (x.float() + rounded.float()).bfloat16())

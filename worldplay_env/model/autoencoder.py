@@ -2,8 +2,8 @@
 
 The layout and the parameter names are those of Wan 2.2 (diffusers' `AutoencoderKLWan` with `is_residual`). Decoding
 takes a state in and gives the next one out; nothing is kept in the module, so that one decoder serves any number of
-rollouts. Activations lie channels-last in memory, where norms and attention read whole channel vectors and where
-merging batch and time is a view.
+rollouts. Activations lie channels-last in memory all the way (rearrangements write them so): there norms and
+attention read whole channel vectors, and merging batch and time is a view.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from worldplay_env.model.causal import CausalConv3d, DecoderState, Stream
 from worldplay_env.model.config import AutoencoderConfig
+from worldplay_env.model.resampling import Downsampler, Upsampler, average_down, duplicate_up
 
 __all__ = ["Autoencoder", "DecoderState", "pixels_to_uint8", "uint8_to_pixels"]
 
@@ -102,95 +103,6 @@ class MidBlock(nn.Module):
         x = self.resnets[0](x, stream)
         x = self.attentions[0](x)
         return self.resnets[1](x, stream)
-
-
-def average_down(x: Tensor, out_channels: int, time: int, space: int) -> Tensor:
-    """Shrink by `time` and `space`, gathering each box into channels (c, t, y, x), then averaging runs of those.
-
-    An odd number of frames gets a zero frame in front, so that the first frame has a box of its own.
-    [B, C, F, h, w] -> [B, out_channels, ceil(F / time), h / space, w / space].
-    """
-    if (missing := -x.shape[2] % time) > 0:
-        x = F.pad(x, (0, 0, 0, 0, missing, 0))
-    x = rearrange(x, "b c (f t) (h y) (w x) -> b (c t y x) f h w", t=time, y=space, x=space)
-    return x.unflatten(1, (out_channels, -1)).mean(dim=2)
-
-
-def duplicate_up(x: Tensor, out_channels: int, time: int, space: int) -> Tensor:
-    """Grow by `time` and `space`, repeating channels and then spreading them over each box in the order (t, y, x).
-
-    [B, C, F, h, w] -> [B, out_channels, F * time, h * space, w * space].
-    """
-    x = x.repeat_interleave(out_channels * time * space**2 // x.shape[1], dim=1)
-    return rearrange(x, "b (c t y x) f h w -> b c (f t) (h y) (w x)", t=time, y=space, x=space)
-
-
-class Downsampler(nn.Module):
-    """Halves rows and columns and, if asked, time: the first frame stays, every later pair becomes one."""
-
-    def __init__(self, channels: int, halve_time: bool) -> None:
-        super().__init__()
-        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
-        self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if halve_time else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, F, h, w] to [B, C, F or (F + 1) / 2, h / 2, w / 2]."""
-        batch, frames = x.shape[0], x.shape[2]
-        x = self.resample(rearrange(x, "b c f h w -> (b f) c h w"))
-        x = rearrange(x, "(b f) c h w -> b c f h w", b=batch)
-        if self.time_conv is None or frames == 1:
-            return x
-        # Frames 1, 2 see frame 0; 3, 4 see frame 2; and so on: a plain stride of 2 that starts at frame 0.
-        return torch.cat([x[:, :, :1], self.time_conv(x)], dim=2)
-
-
-class UpsampledConv2d(nn.Conv2d):
-    """Doubles rows and columns by repetition and convolves with a 3x3 kernel, in one convolution of the small image.
-
-    Each output pixel sees 2x2 small pixels, some of them more than once. So a block of 2x2 output pixels, around the
-    corner of four small pixels, is their 2x2 convolution with summed kernels: 4/9 of the operations.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [N, in, h, w] to [N, out, 2 h, 2 w]."""
-        # A side's three taps w0 w1 w2, summed in twos: w0, w0 + w1, w1 + w2, w2. The upper pixel of a block takes the
-        # second and fourth of them, the lower one the first and third.
-        sums = 4 * F.avg_pool2d(self.weight, 2, stride=1, padding=1)  # [out, in, 4, 4]
-        kernels = rearrange(sums, "o i (p y) (q x) -> o y x i p q", y=2, x=2).flip(1, 2).flatten(0, 2)
-        bias = None if self.bias is None else self.bias.repeat_interleave(4)
-        blocks = F.conv2d(x, kernels, bias, padding=1)  # [N, 4 out, h + 1, w + 1]
-        return F.pixel_shuffle(blocks, 2)[..., 1:-1, 1:-1]
-
-
-class Upsampler(nn.Module):
-    """Doubles rows and columns and, if asked, time: latent frame 0 stays one frame, every later frame becomes two."""
-
-    def __init__(self, channels: int, double_time: bool) -> None:
-        super().__init__()
-        # Checkpoints know the convolution as `resample.1`, after an enlargement that is part of it here.
-        self.resample = nn.Sequential(nn.Identity(), UpsampledConv2d(channels, channels))
-        self.time_conv = CausalConv3d(channels, 2 * channels, (3, 1, 1)) if double_time else None
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        """Map [B, C, F, h, w] to [B, C, F or 2 F (2 F - 1 in the first pass), 2 h, 2 w]."""
-        if self.time_conv is not None:
-            x = self._double_time(x, stream)
-        batch = x.shape[0]
-        x = self.resample(rearrange(x, "b c f h w -> (b f) c h w"))
-        return rearrange(x, "(b f) c h w -> b c f h w", b=batch)
-
-    def _double_time(self, x: Tensor, stream: Stream) -> Tensor:
-        assert self.time_conv is not None
-        kept, doubled = (x[:, :, :1], x[:, :, 1:]) if stream.first else (x[:, :, :0], x)
-        if doubled.shape[2] == 0:
-            stream.extend(doubled)
-            return kept
-        doubled = self.time_conv(doubled, stream)
-        doubled = rearrange(doubled, "b (two c) f h w -> b c (f two) h w", two=2)
-        return torch.cat([kept, doubled], dim=2) if stream.first else doubled
 
 
 class DownBlock(nn.Module):

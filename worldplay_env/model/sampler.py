@@ -19,11 +19,12 @@ _STEPS: tuple[float, ...] = tuple((_SIGMAS[1:] - _SIGMAS[:-1]).tolist())
 def euler_step(x: Tensor, flow: Tensor, step: int) -> Tensor:
     """Follow the flow from one noise level to the next: x + (sigma_next - sigma) * flow.
 
-    The difference is a float32; in a low-precision dtype its product with the flow is rounded, then added.
+    In a low-precision dtype the difference is rounded to it, as is its product with the flow before it is added.
 
     Args:
         x: Latents at the noise level of `step`.
         flow: The velocity d x / d sigma there, same shape.
         step: 0..3.
     """
-    return x + _STEPS[step] * flow
+    difference = torch.tensor(_STEPS[step], dtype=flow.dtype).item()
+    return x + difference * flow

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 
 from worldplay_env.scenes import furniture
+from worldplay_env.scenes.collision import is_free
 from worldplay_env.scenes.furniture import GROUND, Canvas, Wall, beside, hang, pick
 from worldplay_env.scenes.palette import (
     COLOURS,
@@ -68,6 +69,11 @@ class Scene:
     bounds: np.ndarray
     start: np.ndarray
 
+    @property
+    def solids(self) -> np.ndarray:
+        """Boxes and balls: float32 [MAX_BOXES + MAX_BALLS, 8]."""
+        return np.concatenate([self.boxes, self.balls])
+
 
 class SceneBatch(NamedTuple):
     """Scenes as the renderer reads them: the arrays of `Scene`, stacked [S, ...] as float32 tensors."""
@@ -95,9 +101,7 @@ class SceneBatch(NamedTuple):
             keep[0] = True  # never empty
             kept.append(keep.nonzero()[:, 0])
         surfaces = torch.cat([kept[0], kept[1] + self.boxes.shape[1]])
-        return type(self)(
-            self.boxes[:, kept[0]], self.balls[:, kept[1]], self.surfaces[:, surfaces], self.light
-        )
+        return type(self)(self.boxes[:, kept[0]], self.balls[:, kept[1]], self.surfaces[:, surfaces], self.light)
 
 
 def stack(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> SceneBatch:
@@ -129,7 +133,9 @@ def build(seed: int) -> Scene:
     caption = ", ".join([place, *words, *([] if indoors else [weather.phrase]), *things[:3]])
     boxes, balls, surfaces = _padded(canvas)
     height = 1.0 if plan.ceiling else 0.8
-    bounds = np.array([[-size[0] + 0.15, GROUND - height, -size[1] + 0.15], [size[0] - 0.15, GROUND - 0.15, size[1] - 0.15]])
+    bounds = np.array(
+        [[-size[0] + 0.15, GROUND - height, -size[1] + 0.15], [size[0] - 0.15, GROUND - 0.15, size[1] - 0.15]]
+    )
     scene = Scene(seed, kind, caption, boxes, balls, surfaces, _light(rng, daylight, weather), bounds, np.eye(4))
     return replace(scene, start=_start(rng, scene, taken, size))
 
@@ -177,7 +183,9 @@ def _enclose(canvas: Canvas, rng: np.random.Generator, plan: _Plan, size: tuple[
     canvas.box((0, 0), (reach, 1.0, reach), floor, foot=-1.0)
     height = rng.uniform(*plan.wall)
     if plan.ceiling:
-        beams = patterned(pick(rng, "white", "sand", "sky blue", "grey"), "bands", 1.1, second=pick(rng, "brown", "white", "grey"))
+        beams = patterned(
+            pick(rng, "white", "sand", "sky blue", "grey"), "bands", 1.1, second=pick(rng, "brown", "white", "grey")
+        )
         canvas.box((0, 0), (reach, 1.0, reach), beams, foot=height)
     colours = list(rng.permutation(list(COLOURS)))
     pattern_of_all = str(rng.choice(plan.walls))
@@ -197,7 +205,10 @@ def _enclose(canvas: Canvas, rng: np.random.Generator, plan: _Plan, size: tuple[
             # The wall's own z axis points into the scene; 0.2 of its thickness lies behind the inner face.
             wall = Wall(beside((0, 0), yaw, along, -distance), length / segments, tall, yaw)
             canvas.box(
-                beside((0, 0), yaw, along, -distance - 0.2), (wall.length + (0.0 if segments > 1 else 0.8), tall, 0.4), paint, yaw=yaw
+                beside((0, 0), yaw, along, -distance - 0.2),
+                (wall.length + (0.0 if segments > 1 else 0.8), tall, 0.4),
+                paint,
+                yaw=yaw,
             )
             if plan.hangings and rng.random() < (0.9 if segments == 1 else 0.45):
                 room = max(0.0, wall.length / 2 - 0.45)
@@ -264,7 +275,8 @@ def _light(rng: np.random.Generator, day: Daylight, weather: Weather) -> np.ndar
         "fog_density": (weather.fog,),
         "zenith": zenith,
         "horizon": horizon,
-        "hill_colour": hill * ambient * (1 - weather.snow) + weather.snow * np.array((0.9, 0.93, 0.98)) * ambient * 1.3,
+        "hill_colour": hill * ambient * (1 - weather.snow)
+        + weather.snow * np.array((0.9, 0.93, 0.98)) * ambient * 1.3,
         "hills": (rng.uniform(0.06, 0.16), *rng.uniform(-0.05, 0.05, 4), *rng.uniform(-0.04, 0.04, 2)),
         "glow": (1 - weather.grey,),
         "clouds": (weather.clouds, *rng.uniform(-np.pi, np.pi, 2)),
@@ -278,23 +290,28 @@ def _start(
     rng: np.random.Generator, scene: Scene, taken: list[tuple[float, float]], size: tuple[float, float]
 ) -> np.ndarray:
     """Return a free pose at eye level with things in view at a good distance and room to move ahead."""
-    from worldplay_env.scenes.walk import is_free
+    tries = 24
+    poses = level_poses(
+        rng.uniform(-size[0] + 0.3, size[0] - 0.3, tries),
+        rng.uniform(-size[1] + 0.3, size[1] - 0.3, tries),
+        rng.uniform(-np.pi, np.pi, tries),
+    )
+    position, ahead = poses[:, :3, 3], poses[:, :3, 2]
+    path = position[:, None] + np.linspace(0, 0.8, 5)[:, None] * ahead[:, None]  # [tries, 5, 3]
+    free = is_free(scene.solids[None], scene.bounds[None], path.reshape(-1, 3), margin=0.2).reshape(tries, 5)
+    offset = np.array(taken).reshape(-1, 2) - position[:, None, [0, 2]]  # [tries, things, 2]
+    distance = np.hypot(offset[..., 0], offset[..., 1])
+    facing = (offset * ahead[:, None, [0, 2]]).sum(-1) / np.maximum(distance, 1e-6)
+    in_view = (facing > 0.75) & (distance > 0.7) & (distance < 3.0)
+    score = 3.0 * free.sum(1) - 100.0 * ~free[:, 0] + 2.0 * in_view.sum(1)
+    return poses[int(score.argmax())]
 
-    x = rng.uniform(-size[0] + 0.3, size[0] - 0.3, 24)
-    z = rng.uniform(-size[1] + 0.3, size[1] - 0.3, 24)
-    yaw = rng.uniform(-np.pi, np.pi, 24)
-    poses = np.zeros((24, 4, 4))
+
+def level_poses(x: np.ndarray, z: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Return camera-to-world matrices, float64 [N, 4, 4], at eye level over (x, z), facing `yaw` radians from z to x."""
+    poses = np.zeros((len(x), 4, 4))
     poses[:, 0, 0] = poses[:, 2, 2] = np.cos(yaw)
     poses[:, 0, 2], poses[:, 2, 0] = np.sin(yaw), -np.sin(yaw)
-    poses[:, 0, 3], poses[:, 2, 3], poses[:, 1, 1], poses[:, 3, 3] = x, z, 1.0, 1.0
-    score = np.zeros(24)
-    for i in range(24):
-        ahead = poses[i, :3, 3] + np.outer(np.linspace(0, 0.8, 5), poses[i, :3, 2])
-        free = is_free(scene, ahead, margin=0.2)
-        score[i] = 3.0 * free.sum() + (0 if free[0] else -100)
-        for at in taken:
-            offset = np.array(at) - (x[i], z[i])
-            distance = np.hypot(*offset)
-            facing = offset @ (np.sin(yaw[i]), np.cos(yaw[i])) / max(distance, 1e-6)
-            score[i] += 2.0 * (facing > 0.75 and 0.7 < distance < 3.0)
-    return poses[int(score.argmax())]
+    poses[:, 0, 3], poses[:, 2, 3] = x, z
+    poses[:, 1, 1] = poses[:, 3, 3] = 1.0
+    return poses

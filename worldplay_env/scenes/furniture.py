@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worldplay_env.scenes.palette import COLOURS, CONTRAST, Colour, Surface, panel, patterned
+from worldplay_env.scenes.palette import COLOURS, CONTRAST, Colour, Pattern, Surface, panel, patterned
 
 GROUND = 0.5
 """Height of the ground: eye level is y = 0 and y points down."""
@@ -23,7 +23,13 @@ class Canvas:
     ball_surfaces: list[Surface] = field(default_factory=list)
 
     def box(
-        self, at: tuple[float, float], size: tuple[float, float, float], surface: Surface, *, foot: float = 0.0, yaw: float = 0.0
+        self,
+        at: tuple[float, float],
+        size: tuple[float, float, float],
+        surface: Surface,
+        *,
+        foot: float = 0.0,
+        yaw: float = 0.0,
     ) -> None:
         """Add a box of `size` = (width, height, depth) centred over `at` = (x, z), its foot that far above ground."""
         width, height, depth = size
@@ -32,7 +38,13 @@ class Canvas:
         self.box_surfaces.append(surface)
 
     def ball(
-        self, at: tuple[float, float], size: tuple[float, float, float], surface: Surface, *, foot: float = 0.0, yaw: float = 0.0
+        self,
+        at: tuple[float, float],
+        size: tuple[float, float, float],
+        surface: Surface,
+        *,
+        foot: float = 0.0,
+        yaw: float = 0.0,
     ) -> None:
         """Add an ellipsoid with the given extents, its lowest point that far above the ground."""
         width, height, depth = size
@@ -59,7 +71,9 @@ Thing = Callable[[Canvas, np.random.Generator, Place, float], str]
 def crate(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
     side = rng.uniform(0.25, 0.42)
     colour = pick(rng)
-    canvas.box(at, (side, side, side), patterned(colour, str(rng.choice(["bands", "checkers", "diagonals"])), side), yaw=yaw)
+    canvas.box(
+        at, (side, side, side), patterned(colour, str(rng.choice(["bands", "checkers", "diagonals"])), side), yaw=yaw
+    )
     if rng.random() < 0.4:
         top = side * rng.uniform(0.5, 0.7)
         canvas.box(at, (top, top, top), patterned(pick(rng), "plain", 1.0), foot=side, yaw=yaw + 0.5)
@@ -80,7 +94,9 @@ def table(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> st
     canvas.box(at, (width, 0.06, depth), patterned(colour, "plain", 1.0), foot=0.28, yaw=yaw)
     canvas.box(at, (width * 0.4, 0.28, depth * 0.4), patterned(CONTRAST[colour], "plain", 1.0), yaw=yaw)
     if rng.random() < 0.6:
-        canvas.ball(beside(at, yaw, width * 0.2, 0), (0.16, 0.16, 0.16), patterned(pick(rng), "plain", 1.0), foot=0.34)
+        canvas.ball(
+            beside(at, yaw, width * 0.2, 0), (0.16, 0.16, 0.16), patterned(pick(rng), "plain", 1.0), foot=0.34
+        )
     return f"a {colour} table"
 
 
@@ -118,14 +134,17 @@ def cypress(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> 
 def bush(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
     colour = pick(rng, "red", "white", "sand", "blue", "brown")
     canvas.box(at, (0.44, 0.2, 0.44), patterned(colour, "bands", 0.2), yaw=yaw)
-    canvas.ball(at, (0.44, 0.4, 0.44), patterned(pick(rng, "green", "olive"), "bands", 0.3, second="green"), foot=0.16)
+    canvas.ball(
+        at, (0.44, 0.4, 0.44), patterned(pick(rng, "green", "olive"), "bands", 0.3, second="green"), foot=0.16
+    )
     return "a planted tub"
 
 
 def lamp(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
     height = rng.uniform(0.7, 1.0)
     canvas.box(at, (0.08, height, 0.08), patterned("black", "plain", 1.0), yaw=yaw)
-    shine = Surface((1.0, 0.92, 0.6), (1.0, 0.92, 0.6), patterned("yellow", "checkers", 1.0).pattern, glow=1.0)
+    everywhere = Pattern(mix=(1, 0, 0), duty=(1, 1))
+    shine = Surface(COLOURS["white"], (1.0, 0.92, 0.6), everywhere, glow=1.0)
     canvas.ball(at, (0.24, 0.24, 0.24), shine, foot=height - 0.04)
     return "a lamp"
 
@@ -134,7 +153,9 @@ def stall(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> st
     colour = pick(rng, "red", "blue", "green", "orange", "purple", "teal")
     canvas.box(at, (0.7, 0.34, 0.36), patterned("brown", "bands", 0.24, second="sand"), yaw=yaw)
     for side in (-1, 1):
-        canvas.box(beside(at, yaw, side * 0.31, 0), (0.06, 0.5, 0.06), patterned("black", "plain", 1.0), foot=0.34, yaw=yaw)
+        canvas.box(
+            beside(at, yaw, side * 0.31, 0), (0.06, 0.5, 0.06), patterned("black", "plain", 1.0), foot=0.34, yaw=yaw
+        )
     canvas.box(at, (0.84, 0.12, 0.52), patterned(colour, "stripes", 0.28, second="white"), foot=0.82, yaw=yaw)
     return f"a stall with a {colour} awning"
 

@@ -17,7 +17,9 @@ from worldplay_env.scenes.furniture import GROUND
 Rays = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 _FAR = 1e6
-_RAYS_AT_ONCE = {"cpu": 1 << 13, "cuda": 1 << 24}
+_RAYS_A_STRIP = 1 << 13  # on a CPU: what fits its cache
+_RAYS_AT_ONCE = 1 << 21  # on a GPU, not compiled: what fits its memory, times solids
+_COMPILED_RAYS_AT_ONCE = 1 << 25
 
 
 class Picture(NamedTuple):
@@ -34,18 +36,27 @@ class Renderer:
         scenes: The scenes, on the device that is to render.
         size: Height and width in pixels.
         samples: Rays along a pixel's side; 2 averages four rays a pixel, which smooths edges.
-        compile: Whether to fuse the trace with `torch.compile` (worth it on a GPU from some thousand frames on).
+        compile: Whether to fuse the trace with `torch.compile` (for a GPU, and some thousand frames or more).
+        frames_at_once: Frames in one pass on a GPU; by default as many as fit its memory. A compiled pass always has
+            as many: ask for multiples of it.
     """
 
     def __init__(
-        self, scenes: SceneBatch, size: tuple[int, int], *, samples: int = 2, compile: bool = False
+        self,
+        scenes: SceneBatch,
+        size: tuple[int, int],
+        *,
+        samples: int = 2,
+        compile: bool = False,
+        frames_at_once: int | None = None,
     ) -> None:
         self.scenes, self.size, self.samples = scenes, size, samples
         self.device = scenes.boxes.device
+        rays = size[0] * size[1] * samples**2
+        most = max(1, (_COMPILED_RAYS_AT_ONCE if compile else _RAYS_AT_ONCE) // rays)
+        self._frames_at_once = min(most, frames_at_once or most)
         self._compiled = compile
-        self._trace: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _trace
-        if compile:
-            self._trace = torch.compile(_trace, dynamic=False)
+        self._render: Callable[..., Picture] = torch.compile(_render, dynamic=False) if compile else _render
 
     def frames(self, which: torch.Tensor, c2w: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
         """Return uint8 [F, H, W, 3] pictures.
@@ -55,18 +66,15 @@ class Renderer:
             c2w: [F, 4, 4] camera-to-world matrices in the scene's coordinates.
             intrinsics: [3, 3] or [F, 3, 3] normalised intrinsics.
         """
-        parts = [frames for frames, _ in self._pictures(which, c2w, intrinsics, self.samples)]
-        return torch.cat(parts) if parts else torch.empty(0, *self.size, 3, dtype=torch.uint8)
+        return torch.cat([picture.frames for picture in self._pictures(which, c2w, intrinsics, self.samples)])
 
     def depth(self, which: torch.Tensor, c2w: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
         """Return float32 [F, H, W]: depth along the optical axis at pixel centres; inf where only sky is seen."""
-        parts = [depth for _, depth in self._pictures(which, c2w, intrinsics, 1)]
-        return torch.cat(parts) if parts else torch.empty(0, *self.size)
+        return torch.cat([picture.depth for picture in self._pictures(which, c2w, intrinsics, 1)])
 
     def _pictures(
         self, which: torch.Tensor, c2w: torch.Tensor, intrinsics: torch.Tensor, samples: int
     ) -> Iterator[Picture]:
-        height, width = self.size
         count = len(which)
         which = which.to(self.device)
         c2w = c2w.to(self.device, torch.float32)
@@ -75,33 +83,35 @@ class Renderer:
             for index in range(count):
                 yield self._picture_by_strips(which[index], c2w[index], intrinsics[index], samples)
             return
-        at_once = max(1, _RAYS_AT_ONCE["cuda"] // (height * width * samples**2))
-        if not self._compiled:
-            at_once = max(1, at_once // 8)
-        for first in range(0, count, at_once):
-            part = torch.arange(first, first + at_once, device=self.device).clamp(max=count - 1)
-            if not self._compiled:
-                part = part[: count - first]
-            scenes, poses, lenses = self.scenes.take(which[part]), c2w[part], intrinsics[part]
-            directions = _pixel_rays(lenses, self.size, samples)
-            colour, depth = self._trace(scenes, poses, directions, _pixel_angle(lenses, self.size, samples))
-            picture = _picture(colour, depth, self.size, samples)
-            kept = min(at_once, count - first)
+        size = self._frames_at_once
+        for first in range(0, count, size):
+            part = torch.arange(first, first + size if self._compiled else min(first + size, count))
+            part = part.clamp(max=count - 1).to(self.device)
+            picture = self._render(self.scenes.take(which[part]), c2w[part], intrinsics[part], self.size, samples)
+            kept = min(size, count - first)
             yield Picture(picture.frames[:kept], picture.depth[:kept])
 
     def _picture_by_strips(
         self, which: torch.Tensor, c2w: torch.Tensor, intrinsics: torch.Tensor, samples: int
     ) -> Picture:
         """Render one frame on a CPU: solids out of view are left out, and strips of rays stay in the cache."""
-        scene = self.scenes.take(which[None])
-        scene = scene.visible(c2w)
+        scene = self.scenes.take(which[None]).visible(c2w)
         directions = _pixel_rays(intrinsics[None], self.size, samples)
         angle = _pixel_angle(intrinsics[None], self.size, samples)
-        strips = zip(*(part.split(_RAYS_AT_ONCE["cpu"], dim=1) for part in directions), strict=True)
-        parts = [self._trace(scene, c2w[None], strip, angle) for strip in strips]
+        strips = zip(*(part.split(_RAYS_A_STRIP, dim=1) for part in directions), strict=True)
+        parts = [_trace(scene, c2w[None], strip, angle) for strip in strips]
         colour = torch.cat([colour for colour, _ in parts], dim=2)
         depth = torch.cat([depth for _, depth in parts], dim=1)
         return _picture(colour, depth, self.size, samples)
+
+
+def _render(
+    scenes: SceneBatch, c2w: torch.Tensor, intrinsics: torch.Tensor, size: tuple[int, int], samples: int
+) -> Picture:
+    """Render one scene a frame, all rays at once."""
+    directions = _pixel_rays(intrinsics, size, samples)
+    colour, depth = _trace(scenes, c2w, directions, _pixel_angle(intrinsics, size, samples))
+    return _picture(colour, depth, size, samples)
 
 
 def _picture(colour: torch.Tensor, depth: torch.Tensor, size: tuple[int, int], samples: int) -> Picture:
@@ -137,7 +147,9 @@ def _trace(
     """Return colour [F, 3, R] and depth along the optical axis [F, R] of camera rays with z = 1."""
     x, y, z = directions
     rotation, origin = c2w[:, :3, :3], c2w[:, :3, 3]
-    d = tuple(rotation[:, i, 0, None] * x + rotation[:, i, 1, None] * y + rotation[:, i, 2, None] * z for i in range(3))
+    d = tuple(
+        rotation[:, i, 0, None] * x + rotation[:, i, 1, None] * y + rotation[:, i, 2, None] * z for i in range(3)
+    )
     boxes = _local_origin(scene.boxes, origin)
     balls = _local_origin(scene.balls, origin)
     box_depth, box = _box_entry(scene.boxes, boxes, d).min(dim=1)
@@ -175,7 +187,11 @@ def _ball_entry(balls: torch.Tensor, local: Rays, d: Rays) -> torch.Tensor:
     cosine, sine = balls[..., 6, None], balls[..., 7, None]
     dx, dy, dz = (part[:, None, :] for part in d)
     # In axes scaled to a unit ball.
-    rays = ((cosine * dx - sine * dz) * inverse[:, :, 0], dy * inverse[:, :, 1], (sine * dx + cosine * dz) * inverse[:, :, 2])
+    rays = (
+        (cosine * dx - sine * dz) * inverse[:, :, 0],
+        dy * inverse[:, :, 1],
+        (sine * dx + cosine * dz) * inverse[:, :, 2],
+    )
     start = tuple(local[i] * inverse[:, :, i] for i in range(3))
     a = rays[0] * rays[0] + rays[1] * rays[1] + rays[2] * rays[2]
     b = rays[0] * start[0] + rays[1] * start[1] + rays[2] * start[2]
@@ -222,7 +238,9 @@ def _shade(
     v = torch.where(face_y & ~is_ball, local[2], local[1])
     mixed = _pattern(hit[8:], u, v, footprint)
 
-    sun = (normal[0] * light["sun"][:, 0] + normal[1] * light["sun"][:, 1] + normal[2] * light["sun"][:, 2]).clamp(min=0)
+    sun = (normal[0] * light["sun"][:, 0] + normal[1] * light["sun"][:, 1] + normal[2] * light["sun"][:, 2]).clamp(
+        min=0
+    )
     # Skylight: what faces up is brighter; and walls and solids are darker near the ground they stand on.
     above = ((GROUND - point[1]) / 0.4).clamp(0, 1)
     sky = (0.82 - 0.18 * normal[1]) * (0.72 + 0.28 * torch.where(normal[1] < -0.5, 1.0, above))
@@ -242,7 +260,9 @@ def _shade(
     return torch.stack(channels, dim=1)
 
 
-def _pattern(surface: tuple[torch.Tensor, ...], u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor) -> torch.Tensor:
+def _pattern(
+    surface: tuple[torch.Tensor, ...], u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor
+) -> torch.Tensor:
     """Return how much of a surface's second colour a ray sees [F, R], averaged over its footprint.
 
     `surface` lists the columns of `Surface.row`.
@@ -274,7 +294,9 @@ def _sky(light: dict[str, torch.Tensor], d: Rays, angle: torch.Tensor) -> list[t
     halo = sun.clamp(min=0) ** 12 * 0.35 * light["glow"][:, 0]
     cloud = light["clouds"]
     x, z = d[0] / (up.clamp(min=0) + 0.35), d[2] / (up.clamp(min=0) + 0.35)
-    bank = torch.sin(2.3 * x + cloud[:, 1]) + torch.sin(1.9 * z + 1.1 * x + cloud[:, 2]) + 0.5 * torch.sin(4.1 * z - x)
+    bank = (
+        torch.sin(2.3 * x + cloud[:, 1]) + torch.sin(1.9 * z + 1.1 * x + cloud[:, 2]) + 0.5 * torch.sin(4.1 * z - x)
+    )
     bank = (bank * 0.8 - 0.1).clamp(0, 1) * cloud[:, 0]
     # The hills' outline: a few harmonics of the direction's azimuth, by angle addition.
     norm = (d[0] * d[0] + d[2] * d[2]).clamp(min=1e-6).rsqrt()
@@ -283,9 +305,7 @@ def _sky(light: dict[str, torch.Tensor], d: Rays, angle: torch.Tensor) -> list[t
     c4, s4 = c2 * c2 - s2 * s2, 2 * c2 * s2
     c5, s5 = c4 * c1 - s4 * s1, s4 * c1 + c4 * s1
     hills = light["hills"]
-    outline = hills[:, 0] + sum(
-        hills[:, i + 1] * wave for i, wave in enumerate((c1, s1, c2, s2, c5, s5))
-    )
+    outline = hills[:, 0] + sum(hills[:, i + 1] * wave for i, wave in enumerate((c1, s1, c2, s2, c5, s5)))
     hill = ((outline - up) / (2 * angle) + 0.5).clamp(0, 1)
     height = up.clamp(0, 1).sqrt()
     colours = []

@@ -9,9 +9,7 @@ import numpy as np
 from worldplay_env.control.actions import NUM_ACTIONS, motion_of
 from worldplay_env.control.camera import rebase
 from worldplay_env.scenes.build import Scene
-
-MARGIN = 0.12
-"""How close a camera may come to a solid, in units: more than one motion, so that none can be passed through."""
+from worldplay_env.scenes.collision import MARGIN, is_free
 
 
 def _motion_table() -> np.ndarray:
@@ -21,13 +19,6 @@ def _motion_table() -> np.ndarray:
 
 MOTIONS = _motion_table()
 """Float64 [81, 4]: forward, right, yaw and pitch of each action label, for one latent frame."""
-
-
-def is_free(scene: Scene, positions: np.ndarray, margin: float = MARGIN) -> np.ndarray:
-    """Return whether a camera may be at each of the positions [N, 3], in the scene's coordinates: bool [N]."""
-    count = len(positions)
-    solids = np.concatenate([scene.boxes, scene.balls])
-    return _free(np.broadcast_to(solids, (count, *solids.shape)), np.broadcast_to(scene.bounds, (count, 2, 3)), positions, margin)
 
 
 def walk(
@@ -45,14 +36,14 @@ def walk(
         The true poses, float64 [B, T + 1, 4, 4], and which motions were stopped, bool [B, T].
     """
     steps = motion_matrices(motions)
-    solids = np.stack([np.concatenate([scene.boxes, scene.balls]) for scene in scenes])
+    solids = np.stack([scene.solids for scene in scenes])
     bounds = np.stack([scene.bounds for scene in scenes])
     poses = [np.asarray(starts, np.float64)]
     blocked = np.zeros(motions.shape[:2], bool)
     for i in range(motions.shape[1]):
         pose = poses[-1] @ steps[:, i]
         moves = np.abs(motions[:, i, :2]).sum(1) > 0
-        blocked[:, i] = moves & ~_free(solids, bounds, pose[:, :3, 3], margin)
+        blocked[:, i] = moves & ~is_free(solids, bounds, pose[:, :3, 3], margin)
         pose[blocked[:, i], :3, 3] = poses[-1][blocked[:, i], :3, 3]
         poses.append(pose)
     return np.stack(poses, axis=1), blocked
@@ -100,18 +91,6 @@ def between(poses: np.ndarray, steps: int = 4) -> np.ndarray:
 def from_start(poses: np.ndarray, start: np.ndarray, scene_start: np.ndarray) -> np.ndarray:
     """Return poses [N, 4, 4] of a rollout that began at `start` in the coordinates of a scene seen from `scene_start`."""
     return scene_start @ rebase(poses, start)
-
-
-def _free(solids: np.ndarray, bounds: np.ndarray, positions: np.ndarray, margin: float) -> np.ndarray:
-    """Return bool [B]: whether each position [B, 3] is clear of its solids [B, N, 8] and within its bounds [B, 2, 3]."""
-    offset = positions[:, None] - solids[..., :3]
-    cosine, sine = solids[..., 6], solids[..., 7]
-    x = cosine * offset[..., 0] - sine * offset[..., 2]
-    z = sine * offset[..., 0] + cosine * offset[..., 2]
-    half = solids[..., 3:6] + margin
-    inside = (np.abs(x) < half[..., 0]) & (np.abs(offset[..., 1]) < half[..., 1]) & (np.abs(z) < half[..., 2])
-    within = ((positions > bounds[:, 0]) & (positions < bounds[:, 1])).all(1)
-    return within & ~inside.any(1)
 
 
 def _about_y(angle: np.ndarray) -> np.ndarray:

@@ -1,0 +1,228 @@
+"""A trajectory to a film: `python -m worldplay_env.rollout`.
+
+Writes an .mp4, a contact sheet (.png) and what made them (.json): settings, timings, versions.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from worldplay_env.control.trajectory import Trajectory, load_trajectory
+from worldplay_env.record import versions, write_json
+from worldplay_env.starts import find_starts, read_start
+from worldplay_env.video import ContactSheet, FilmError, FilmWriter
+from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, describe, load
+
+FRAMES_PER_LATENT = 4
+"""Images of a latent frame, the first one of a rollout apart (it is one image)."""
+NO_PICTURE = "none"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Roll a world out along a camera path, and write the film, a contact sheet and a JSON record."""
+
+    world: str = "tiny"
+    """"tiny", "wan-5b", "testcard", or a folder of weights."""
+    image: str | None = None
+    """The picture to start from; "none" starts from the prompt alone. By default a bundled picture."""
+    prompt: str | None = None
+    """What the world looks like. By default the bundled picture's own prompt; empty for a picture of yours."""
+    pose: str = "w-8, right-8, w-8, left-7"
+    """The camera's path: a pose string (w s a d up down left right, and for how many latent frames), or the path of a
+    trajectory .json. Any length: one latent frame is a quarter of a second."""
+    seed: int = 0
+    """Of the rollout's noise; with the same settings, the same film."""
+    out: Path | None = None
+    """The film to write; the sheet and the record go beside it. By default outputs/NAME-OF-THE-WORLD.mp4."""
+    device: str | None = None
+    """A torch device. By default "cuda" where there is one, else "cpu"."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16. By default bfloat16 on a GPU and float32 on a CPU."""
+    weights: str | None = None
+    """"random" for seeded random parameters, without a download. By default the world's own."""
+    fps: float | None = None
+    """Frames per second of playback. By default the world's, 16."""
+    accept_license: bool = False
+    """Agree to the licence of weights that have to be downloaded."""
+
+
+def chunk_controls(trajectory: Trajectory) -> list[Control]:
+    """Split a trajectory into the cameras of its chunks; the last chunk is completed by standing still."""
+    missing = -len(trajectory) % CHUNK_LATENTS
+    poses = np.concatenate([trajectory.poses, np.repeat(trajectory.poses[-1:], missing, axis=0)])
+    labels = np.concatenate([trajectory.labels, np.zeros(missing, dtype=np.int64)])
+    intrinsics = np.concatenate([trajectory.intrinsics, np.repeat(trajectory.intrinsics[-1:], missing, axis=0)])
+    chunks = [slice(first, first + CHUNK_LATENTS) for first in range(0, len(poses), CHUNK_LATENTS)]
+    return [Control(poses[chunk], labels[chunk], intrinsics[chunk]) for chunk in chunks]
+
+
+def frame_count(trajectory: Trajectory) -> int:
+    """Return how many images a trajectory's film has: one for the start and four for every motion."""
+    return 1 + FRAMES_PER_LATENT * (len(trajectory) - 1)
+
+
+def roll_out(world: World, start: Start, trajectory: Trajectory, seed: int) -> Iterator[Chunk]:
+    """Begin a rollout and return the chunks along a trajectory, each made when it is asked for.
+
+    Args:
+        world: Makes the chunks.
+        start: Picture and prompt; the trajectory's first pose takes the place of its own.
+        trajectory: Of any length. Where it ends inside a chunk, the chunk is completed by standing still, and its
+            surplus frames are cut.
+        seed: Of the rollout's noise.
+
+    Returns:
+        Chunks whose `frames` are the film: uint8 [frames, height, width, 3], `frame_count(trajectory)` in all.
+
+    Raises:
+        WorldError: While iterating: the world could not make a chunk.
+    """
+    rollout = world.start(replace(start, pose=trajectory.poses[0]), seed)
+    return _follow(world, rollout, chunk_controls(trajectory), frame_count(trajectory))
+
+
+def _follow(world: World, rollout: Rollout, controls: list[Control], frames_left: int) -> Iterator[Chunk]:
+    for control in controls:
+        [chunk] = world.step([rollout], [control])
+        assert chunk.frames is not None
+        frames = chunk.frames[:frames_left]
+        frames_left -= len(frames)
+        yield replace(chunk, frames=frames)
+
+
+def choose_start(image: str | None, prompt: str | None) -> Start:
+    """Return the start that `--image` and `--prompt` ask for.
+
+    Raises:
+        ImageError: The picture cannot be read.
+    """
+    if image is None:
+        picture, own_prompt = find_starts()[0]
+    else:
+        picture, own_prompt = None if image == NO_PICTURE else image, ""
+    return read_start(picture, own_prompt if prompt is None else prompt)
+
+
+def film_path(out: Path | None, world: str) -> Path:
+    """Return where the film goes: `out`, with .mp4 behind it if it has no suffix, or the default for the world."""
+    if out is None:
+        return Path("outputs") / f"{Path(world).resolve().name if Path(world).is_dir() else world}.mp4"
+    return out if out.suffix else out.with_suffix(".mp4")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code: 0, 2 for what was asked for, 1 for what went wrong, 130 for Ctrl-C."""
+    args = tyro.cli(Args, prog="python -m worldplay_env.rollout", args=arguments)
+    try:
+        if args.seed < 0:
+            raise ValueError(f"--seed is a whole number of 0 or more, got {args.seed}")
+        trajectory = load_trajectory(args.pose)
+        start = choose_start(args.image, args.prompt)
+        fps = describe(args.world).fps if args.fps is None else args.fps
+        film = FilmWriter(film_path(args.out, args.world), fps)
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    try:
+        with film:
+            world = _load_world(args)
+            sheet, chunks = _film(film, world, start, trajectory, args.seed)
+        sheet.save(film.path.with_suffix(".png"))
+        write_json(film.path.with_suffix(".json"), _record(args, film, world, trajectory, chunks))
+    except _NoWorld as error:
+        return _fail(error, 2)
+    except (WorldError, FilmError, OSError) as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        kept = f"; the {film.frames} frames so far are in {film.partial}" if film.frames else ""
+        print(f"interrupted{kept}", file=sys.stderr)
+        return 130
+    for suffix, what in (
+        (".mp4", f"film, {film.frames / fps:.1f} s"),
+        (".png", "contact sheet"),
+        (".json", "record"),
+    ):
+        print(f"{film.path.with_suffix(suffix)}  ({what})")
+    return 0
+
+
+class _NoWorld(Exception):  # noqa: N818 (not an error of its own: the reason is its message)
+    """The world that was asked for cannot be loaded."""
+
+
+def _load_world(args: Args) -> World:
+    try:
+        return load(
+            args.world,
+            device=args.device,
+            dtype=args.dtype,
+            weights=args.weights,
+            accept_license=args.accept_license,
+        )
+    except (ValueError, OSError, RuntimeError) as error:  # a name, a licence, a download, no memory
+        raise _NoWorld(str(error)) from error
+
+
+def _film(
+    film: FilmWriter, world: World, start: Start, trajectory: Trajectory, seed: int
+) -> tuple[ContactSheet, list[dict[str, object]]]:
+    """Send every chunk's frames to the film as it is made; return the contact sheet and what is known of chunks."""
+    sheet = ContactSheet(film.fps)
+    facts: list[dict[str, object]] = []
+    count = len(chunk_controls(trajectory))
+    with tqdm(total=count, desc=f"{world.name} ({world.weights} weights)", unit="chunk") as progress:
+        began = time.perf_counter()
+        for number, chunk in enumerate(roll_out(world, start, trajectory, seed)):
+            assert chunk.frames is not None
+            frames = chunk.frames.cpu().numpy()
+            film.write(frames)
+            sheet.add(frames)
+            now = time.perf_counter()
+            facts.append(
+                {
+                    "chunk": number,
+                    "frames": len(frames),
+                    "memory": chunk.memory,
+                    "timings": chunk.timings,
+                    "seconds": now - began,
+                }
+            )
+            began = now
+            progress.update()
+    return sheet, facts
+
+
+def _record(
+    args: Args, film: FilmWriter, world: World, trajectory: Trajectory, chunks: list[dict[str, object]]
+) -> dict[str, object]:
+    return {
+        "settings": asdict(args),
+        "world": {
+            "name": world.name,
+            "weights": world.weights,
+            "image_size": world.image_size,
+            "device": str(world.device),
+        },
+        "latent_frames": len(trajectory),
+        "frames": film.frames,
+        "fps": film.fps,
+        "chunks": chunks,
+        "versions": versions(world.device),
+    }
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Training data, rendered as it is needed: scenes, paths through them, clips of video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldplay_env.control.actions import NUM_ACTIONS
+from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.scenes.build import HELD_OUT_SEED, build, level_poses, stack
+from worldplay_env.scenes.collision import is_free
+from worldplay_env.scenes.render import Renderer
+from worldplay_env.scenes.walk import MOTIONS, between, motion_matrices, walk
+
+
+@dataclass(frozen=True)
+class Path:
+    """Cameras of B clips, in their scenes' coordinates.
+
+    Attributes:
+        which: int64 [B], the scene of each.
+        poses: float64 [B, N, 4, 4], one a latent frame: the true ones, where walls stopped the motion.
+        blocked: bool [B, N - 1], whether a motion was stopped.
+    """
+
+    which: np.ndarray
+    poses: np.ndarray
+    blocked: np.ndarray
+
+
+class SceneClips:
+    """Clips of random scenes along random paths, rendered on the device.
+
+    Args:
+        seeds: Of the scenes; training uses `training_seeds`.
+        size: Height and width of a frame.
+        device: Where frames are rendered.
+        compile: Whether to fuse the renderer; where that fails it runs unfused.
+        frames_at_once: See `Renderer`.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        size: tuple[int, int],
+        device: torch.device,
+        *,
+        compile: bool = False,
+        frames_at_once: int | None = None,
+    ) -> None:
+        self.scenes = [build(seed) for seed in seeds]
+        self._solids = np.stack([scene.solids for scene in self.scenes])
+        self._bounds = np.stack([scene.bounds for scene in self.scenes])
+        self.intrinsics = torch.tensor(DEFAULT_INTRINSICS, dtype=torch.float32, device=device)
+        batch = stack(self.scenes, device)
+        self.renderer = Renderer(batch, size, compile=compile, frames_at_once=frames_at_once)
+        if compile:
+            try:
+                self.render(np.zeros(1, np.int64), self.scenes[0].start[None, None])
+            except Exception as error:  # whatever a compiler can raise: the plain renderer gives the same frames
+                print(f"the renderer could not be compiled, it runs unfused: {type(error).__name__}: {error}"[:500])
+                self.renderer = Renderer(batch, size, frames_at_once=frames_at_once)
+
+    def starts(self, rng: np.random.Generator, which: np.ndarray, *, level: float = 0.5) -> np.ndarray:
+        """Draw a free camera in each scene of `which` [B]: float64 [B, 4, 4].
+
+        A share `level` of them is at eye level and looks straight ahead, as rollouts begin; the others are at other
+        heights too and look up or down.
+        """
+        tries, count = 12, len(which)
+        low, high = self._bounds[which, 0], self._bounds[which, 1]  # [B, 3]
+        drawn = rng.uniform(low[:, None], high[:, None], (count, tries, 3))
+        tilted = rng.random(count) >= level
+        drawn[..., 1] = np.where(tilted[:, None], drawn[..., 1] * 0.6, 0.0)
+        solids, bounds = (np.repeat(part[which], tries, axis=0) for part in (self._solids, self._bounds))
+        free = is_free(solids, bounds, drawn.reshape(-1, 3)).reshape(count, tries)
+        chosen = drawn[np.arange(count), free.argmax(1)]
+        poses = level_poses(chosen[:, 0], chosen[:, 2], rng.uniform(-np.pi, np.pi, count))
+        poses[:, 1, 3] = chosen[:, 1]
+        motion = np.zeros((count, 4))
+        motion[:, 3] = tilted * rng.normal(0, np.radians(15), count).clip(-np.radians(45), np.radians(45))
+        poses = poses @ motion_matrices(motion)
+        own = np.stack([self.scenes[index].start for index in which])
+        return np.where(free.any(1)[:, None, None], poses, own)
+
+    def walk(self, which: np.ndarray, starts: np.ndarray, labels: np.ndarray) -> Path:
+        """Follow action labels [B, N - 1] from the starts [B, 4, 4]."""
+        poses, blocked = walk([self.scenes[index] for index in which], starts, MOTIONS[labels])
+        return Path(which, poses, blocked)
+
+    def wander(self, rng: np.random.Generator, count: int, latents: int) -> Path:
+        """Draw `count` paths of `latents` poses, for clips: actions held or changing, stops and turns among them."""
+        which = rng.integers(len(self.scenes), size=count)
+        return self.walk(which, self.starts(rng, which), held_labels(rng, count, latents - 1))
+
+    def render(self, which: np.ndarray, poses: np.ndarray) -> Tensor:
+        """Render B clips along poses [B, N, 4, 4], one a latent frame: uint8 [B, 4 N - 3, H, W, 3] on the device."""
+        cameras = between(poses)
+        count, frames = cameras.shape[:2]
+        device = self.renderer.device
+        scene_of_frame = torch.from_numpy(np.repeat(which, frames)).to(device, non_blocking=True)
+        c2w = torch.from_numpy(cameras.reshape(-1, 4, 4).astype(np.float32)).to(device, non_blocking=True)
+        return self.renderer.frames(scene_of_frame, c2w, self.intrinsics).unflatten(0, (count, frames))
+
+
+def training_seeds(count: int, seed: int = 0) -> range:
+    """Return seeds of `count` scenes for training, another set for another `seed`; never a held-out one.
+
+    Raises:
+        ValueError: The set would reach into the held-out seeds.
+    """
+    first = seed * 50_000
+    if not 0 <= first <= first + count <= HELD_OUT_SEED:
+        raise ValueError(
+            f"{count} scenes from seed {first} on would reach the held-out seeds ({HELD_OUT_SEED} and up)"
+        )
+    return range(first, first + count)
+
+
+def held_labels(rng: np.random.Generator, count: int, steps: int) -> np.ndarray:
+    """Draw action labels int64 [count, steps]: each is held for 1 to 12 latent frames; some stand still."""
+    labels = rng.integers(NUM_ACTIONS, size=(count, steps))
+    labels[rng.random((count, steps)) < 0.06] = 0
+    changes = rng.random((count, steps)) < rng.choice((1.0, 0.3, 0.1), size=(count, 1))
+    changes[:, :1] = True
+    since = np.maximum.accumulate(np.where(changes, np.arange(steps), 0), axis=1)
+    return np.take_along_axis(labels, since, axis=1)
+
+
+def held_out_clips(count: int, latents: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Render the fixed clips that stages report on, of held-out scenes: uint8 [count, 4 latents - 3, H, W, 3]."""
+    clips = SceneClips(range(HELD_OUT_SEED + 50_000, HELD_OUT_SEED + 50_000 + count), size, device)
+    rng = np.random.default_rng(0)
+    which = np.arange(count)
+    path = clips.walk(which, clips.starts(rng, which), held_labels(rng, count, latents - 1))
+    return clips.render(which, path.poses)
+
+
+def peak_signal_to_noise(frames: Tensor, truth: Tensor) -> Tensor:
+    """Return the PSNR in dB of pictures in 0..255 [N, ...]: float [N]."""
+    error = (frames.float() - truth.float()).square().flatten(1).mean(1)
+    return 10 * torch.log10(255.0**2 / error.clamp(min=1e-8))
