@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             world = _load_world(args)
             sheet, chunks = _film(film, world, start, trajectory, args.seed)
         sheet.save(film.path.with_suffix(".png"))
-        write_json(film.path.with_suffix(".json"), _record(args, film, world, trajectory, chunks))
+        write_json(film.path.with_suffix(".json"), _record(args, film, world, start, trajectory, chunks))
     except _NoWorld as error:
         return _fail(error, 2)
     except (WorldError, FilmError, OSError) as error:
@@ -178,7 +178,8 @@ def _film(
     sheet = ContactSheet(film.fps)
     facts: list[dict[str, object]] = []
     count = len(chunk_controls(trajectory))
-    with tqdm(total=count, desc=f"{world.name} ({world.weights} weights)", unit="chunk") as progress:
+    name = world.name if world.weights == "none" else f"{world.name}, {world.weights} weights"
+    with tqdm(total=count, desc=name, unit="chunk") as progress:
         began = time.perf_counter()
         for number, chunk in enumerate(roll_out(world, start, trajectory, seed)):
             assert chunk.frames is not None
@@ -201,7 +202,7 @@ def _film(
 
 
 def _record(
-    args: Args, film: FilmWriter, world: World, trajectory: Trajectory, chunks: list[dict[str, object]]
+    args: Args, film: FilmWriter, world: World, start: Start, trajectory: Trajectory, chunks: list[dict[str, object]]
 ) -> dict[str, object]:
     return {
         "settings": asdict(args),
@@ -211,6 +212,7 @@ def _record(
             "image_size": world.image_size,
             "device": str(world.device),
         },
+        "prompt": start.prompt,
         "latent_frames": len(trajectory),
         "frames": film.frames,
         "fps": film.fps,

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import imageio_ffmpeg  # type: ignore[import-untyped]
 import numpy as np
@@ -37,6 +37,55 @@ def _as_frames(frames: np.ndarray) -> np.ndarray:
             f"frames must be uint8 [height, width, 3] or [N, height, width, 3], got {frames.dtype} {frames.shape}"
         )
     return frames if frames.ndim == 4 else frames[None]
+
+
+class _Encoder:
+    """An ffmpeg that reads frames of one size from a pipe and writes a film."""
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
+        height, width = size
+        # fmt: off
+        command = [
+            imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error",
+            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps}", "-i", "-",
+            "-an", "-c:v", "libx264", "-preset", "fast", "-crf", "16",
+            "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,"
+                   "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
+            "-movflags", "+faststart", f"file:{path}",
+        ]
+        # fmt: on
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
+        # A session of its own: Ctrl-C must reach this process alone, or the encoder stops before its last frames.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._messages,
+            start_new_session=True,
+        )
+
+    def write(self, data: bytes) -> bool:
+        """Hand frames on; return whether the encoder took them."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+        except OSError:
+            return False
+        return True
+
+    def finish(self) -> str | None:
+        """Say that there are no more frames and wait; return what went wrong, if anything did."""
+        self._process.communicate()
+        with self._messages as messages:
+            messages.seek(0)
+            said = messages.read().decode(errors="replace").strip()
+        return (said or f"ffmpeg ended with code {self._process.returncode}") if self._process.returncode else None
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.communicate()
+        self._messages.close()
 
 
 class FilmWriter:
@@ -68,8 +117,7 @@ class FilmWriter:
         """Frames written so far."""
         self.partial = self.path.with_suffix(".partial.mp4")
         self._size: tuple[int, int] | None = None
-        self._encoder: subprocess.Popen[bytes] | None = None
-        self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the film
+        self._encoder: _Encoder | None = None
         self._open = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial.touch()
@@ -79,56 +127,44 @@ class FilmWriter:
 
         Raises:
             ValueError: Frames of another type, shape or size, or a film that has been closed.
-            FilmError: The encoder failed, with its own message.
+            FilmError: The encoder failed, with its own message; the film is given up.
         """
         frames = _as_frames(frames)
         size = (frames.shape[1], frames.shape[2])
         if not self._open:
             raise ValueError(f"the film {self.path} is closed")
+        if self._size not in (None, size):
+            raise ValueError(f"the film's frames are {self._size} (height, width), got {size}")
         if len(frames) == 0:
             return
-        if self._size is None:
-            self._start_encoder(size)
-        elif size != self._size:
-            raise ValueError(f"the film's frames are {self._size} (height, width), got {size}")
         # yuv420p has one colour sample for 2x2 pixels: an odd side is completed by repeating its last row or column.
-        padding = ((0, 0), (0, size[0] % 2), (0, size[1] % 2), (0, 0))
-        assert self._encoder is not None
-        assert self._encoder.stdin is not None
-        try:
-            self._encoder.stdin.write(np.pad(frames, padding, mode="edge").tobytes())
-        except OSError as error:
-            raise FilmError(f"writing {self.path} failed: {self._encoder_messages() or error}") from error
+        padded = np.pad(frames, ((0, 0), (0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
+        if self._encoder is None:
+            self._encoder, self._size = _Encoder(self.partial, padded.shape[1:3], self.fps), size
+        if not self._encoder.write(padded.tobytes()):
+            self._finish()
+            raise FilmError(f"writing {self.path} failed: the encoder stopped early")
         self.frames += len(frames)
 
     def close(self) -> None:
         """Finish the film and give it its name; without a single frame there is none. Closing twice is fine."""
-        if not self._open:
-            return
-        self._stop_encoder()
-        if self.frames:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink(missing_ok=True)
+        if self._open:
+            self._finish()
+            if self.frames:
+                os.replace(self.partial, self.path)
 
     def interrupt(self) -> None:
         """Finish what there is, playable, as `self.partial`, and leave an older film of this name alone."""
-        if not self._open:
-            return
-        self._stop_encoder()
-        if not self.frames:
-            self.partial.unlink(missing_ok=True)
+        if self._open:
+            self._finish()
 
     def discard(self) -> None:
         """Give up the film and delete what there is of it; an older film of this name stays."""
-        if not self._open:
-            return
-        self._open = False
-        if self._encoder is not None:
-            self._encoder.kill()
-            self._encoder.communicate()
-            self._messages.close()
-        self.partial.unlink(missing_ok=True)
+        if self._open:
+            self._open = False
+            if self._encoder is not None:
+                self._encoder.kill()
+            self.partial.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -143,42 +179,14 @@ class FilmWriter:
         else:
             self.discard()
 
-    def _start_encoder(self, size: tuple[int, int]) -> None:
-        height, width = (side + side % 2 for side in size)
-        # fmt: off
-        command = [
-            imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error",
-            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self.fps}", "-i", "-",
-            "-an", "-c:v", "libx264", "-preset", "fast", "-crf", "16",
-            "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,"
-                   "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
-            "-movflags", "+faststart", f"file:{self.partial}",
-        ]
-        # fmt: on
-        # A session of its own: Ctrl-C must reach this process alone, or the encoder stops before its last frames.
-        self._encoder = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._messages,
-            start_new_session=True,
-        )
-        self._size = size
-
-    def _stop_encoder(self) -> None:
-        """Hand the encoder the end of the film and wait for it."""
+    def _finish(self) -> None:
+        """End the encoder; without a frame, or if it failed, there is no partial film either."""
         self._open = False
-        if self._encoder is None:
-            return
-        self._encoder.communicate()
-        if self._encoder.returncode:
+        failure = self._encoder.finish() if self._encoder is not None else None
+        if failure or not self.frames:
             self.partial.unlink(missing_ok=True)
-            raise FilmError(f"writing {self.path} failed: {self._encoder_messages()}")
-        self._messages.close()
-
-    def _encoder_messages(self) -> str:
-        self._messages.seek(0)
-        return self._messages.read().decode(errors="replace").strip()
+        if failure:
+            raise FilmError(f"writing {self.path} failed: {failure}")
 
 
 class ContactSheet:

@@ -48,7 +48,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [B, C, ...] over C."""
-        return F.rms_norm(x.movedim(1, -1), (x.shape[1],), self.gamma.flatten(), self.EPS).movedim(-1, 1)
+        gamma = self.gamma.flatten().to(x.dtype)  # of one dtype, they are normalised in one fused pass
+        return F.rms_norm(x.movedim(1, -1), (x.shape[1],), gamma, self.EPS).movedim(-1, 1)
 
 
 class ResidualBlock(nn.Module):

@@ -18,9 +18,8 @@ from worldplay_env.training.run import Run, RunOptions
 from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.world import pick_device
 
-CLIP_LATENTS = (2, 3, 5, 9)
-"""Lengths of clips in latent frames: 5, 9, 17 and 33 images."""
-CLIP_SHARES = (0.25, 0.25, 0.35, 0.15)
+CLIP_LATENTS = 5
+"""Length of a clip in latent frames: 17 images. One length: cuDNN plans its convolutions anew for every other."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class AutoencoderOptions(RunOptions):
     """Train the autoencoder on clips of scenes, rendered as they are needed."""
 
     folder: Path = Path("runs/autoencoder")
-    frames: int = 528
+    frames: int = 527
     """Images in a batch, in clips of equal length."""
     scenes: int = 4096
     """Scenes that clips are drawn from."""
@@ -65,17 +64,18 @@ def train(options: AutoencoderOptions) -> Run:
     run.start_clock()
     next_report = 0.0
     for step in run.steps():
-        latents = int(rng.choice(CLIP_LATENTS, p=CLIP_SHARES))
-        count = max(1, options.frames // (4 * latents - 3))
-        path = clips.wander(rng, count, latents)
+        count = max(1, options.frames // (4 * CLIP_LATENTS - 3))
+        path = clips.wander(rng, count, CLIP_LATENTS)
         video = as_video(clips.render(path.which, path.poses))
         generator = torch.Generator(device).manual_seed(step)
-        run.update(losses(autoencoder, video, options, generator))
+        # Convolutions of few shapes, many times: let cuDNN measure which of its kernels is fastest.
+        with torch.backends.cudnn.flags(benchmark=True):
+            run.update(losses(autoencoder, video, options, generator))
         if run.seconds >= next_report:
             next_report = run.seconds + options.report_every * 60
             report(run, run.averaged, held_out)
     report(run, run.averaged, held_out)
-    run.notes |= latent_statistics(run.averaged, clips)
+    run.notes |= latent_statistics(run.averaged, clips, max(1, options.frames // 17))
     run.save()
     return run
 
@@ -133,12 +133,14 @@ def report(run: Run, autoencoder: Autoencoder, clips: Tensor) -> None:
 
 
 @torch.no_grad()
-def latent_statistics(autoencoder: Autoencoder, clips: SceneClips, batches: int = 16) -> dict[str, list[float]]:
-    """Return the latents' mean and standard deviation a channel over random clips, as a configuration holds them."""
+def latent_statistics(
+    autoencoder: Autoencoder, clips: SceneClips, count: int, batches: int = 16
+) -> dict[str, list[float]]:
+    """Return the latents' mean and deviation a channel over batches of `count` clips, as a configuration holds them."""
     rng = np.random.default_rng(1)
     latents = []
     for _ in range(batches):
-        path = clips.wander(rng, 16, 5)
+        path = clips.wander(rng, count, 5)
         with mixed_precision(clips.renderer.device):
             latents.append(autoencoder.encode(as_video(clips.render(path.which, path.poses)))[0].float())
     values = torch.cat(latents).movedim(1, 0).flatten(1)  # [z, all]

@@ -1,0 +1,49 @@
+"""Walk into your own picture along a path: the world itself, without the environment around it.
+
+python examples/image_to_world.py holiday.jpg --prompt "a beach at noon" --pose "w-12, left-6, w-6"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import worldplay_env
+from worldplay_env.rollout import choose_start, roll_out
+from worldplay_env.video import FilmWriter
+
+
+@dataclass(frozen=True)
+class Args:
+    """Make a film that starts from a picture and follows a path."""
+
+    image: Annotated[str | None, tyro.conf.Positional] = None
+    """A PNG, JPEG, WebP, BMP or GIF of any size. By default a bundled picture."""
+    prompt: str | None = None
+    """What the world looks like."""
+    pose: str = "w-7, right-8"
+    """A pose string, or the path of a trajectory .json."""
+    world: str = "tiny"
+    """"tiny", "wan-5b", "testcard", or a folder of weights."""
+    out: Path = Path("outputs/image_to_world.mp4")
+    """The film to write."""
+
+
+def main() -> None:
+    """Make the film."""
+    args = tyro.cli(Args, description=Args.__doc__)
+    trajectory = worldplay_env.load_trajectory(args.pose)
+    start = choose_start(args.image, args.prompt)
+    world = worldplay_env.load(args.world)
+    with FilmWriter(args.out, world.fps) as film:
+        for chunk in roll_out(world, start, trajectory, seed=0):
+            film.write(chunk.frames.cpu().numpy())  # as they come: the film never is in memory as a whole
+            print(f"{film.frames} frames")
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()

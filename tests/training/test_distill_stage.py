@@ -1,0 +1,164 @@
+"""The distillation stage: rollouts go on with their own history, and the four steps get better at them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_world import CONFIG, begin, small_world
+from torch import Tensor
+
+from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.model.autoencoder import Autoencoder
+from worldplay_env.model.config import TINY
+from worldplay_env.training import checkpoint, distill, transformer
+from worldplay_env.training.distill import DistillOptions, Rollouts, pixel_loss, rollout_losses
+from worldplay_env.training.dreamer import Dreamer, Optimiser, fresh, roll_out, without_prompts
+from worldplay_env.training.latents import LatentPaths
+from worldplay_env.training.pieces import FusedTransformer
+from worldplay_env.training.transformer import TransformerOptions
+from worldplay_env.weights.checkpoint import initialise
+from worldplay_env.weights.files import CheckpointError
+from worldplay_env.world import Control
+
+CPU = torch.device("cpu")
+
+
+def still_paths(count: int, chunks: int) -> LatentPaths:
+    """Return paths that stand still, with latents of noise, in the sizes of the small world."""
+    frames = 4 * chunks
+    world = small_world()
+    still = torch.eye(4, dtype=torch.float64).expand(count, frames, 4, 4)
+    latents = torch.randn(count, frames, 6, 4, 6, generator=torch.Generator().manual_seed(0)).half()
+    remembered = torch.zeros(count, chunks, 16, dtype=torch.int64)
+    for chunk in range(1, chunks):
+        length = min(4 * chunk, 16)
+        remembered[:, chunk, :length] = torch.arange(4 * chunk - length, 4 * chunk)
+    rollout = begin(world, 0)
+    latents[:, 0] = rollout.start_latent[:, 0].half()
+    ids = torch.ones(count, CONFIG.text.text_len, dtype=torch.int64)
+    return LatentPaths(latents, still, still, torch.zeros(count, frames, dtype=torch.int64), remembered, ids, ids)
+
+
+def test_the_stages_rollouts_are_those_of_the_dream() -> None:
+    """Chunk 0 and a chunk with memory, from the same noise, through the pieces and through `DreamWorld.step`."""
+    world, chunks = small_world(), 3
+    paths = still_paths(1, chunks)
+    dreamer = initialise(Dreamer(CONFIG), 0)
+    dreamer.transformer.load_state_dict(world.transformer.state_dict())
+    made = roll_out(dreamer, paths, chunks, torch.float32, seed=5)
+    start = paths.latents[0, 0].float()[:, None]
+    rollout = begin(world, 0)
+    rollout.start_latent = start
+    rollout.prompt_in_force = type(rollout.prompt_in_force)("p", dreamer.embed(paths.tokens, paths.mask)[0].detach())
+    generator = torch.Generator().manual_seed(5)
+    control = Control(np.tile(np.eye(4), (4, 1, 1)), np.zeros(4, np.int64), np.tile(DEFAULT_INTRINSICS, (4, 1, 1)))
+    for chunk in range(chunks):
+        noise = torch.randn(1, 6, 4, 4, 6, generator=generator)
+        expected = world.step([rollout], [control], noise=noise, decode=False)[0].latents
+        found = made[0, :, 4 * chunk : 4 * chunk + 4]
+        assert (found - expected).norm() / expected.norm() < 5e-3  # the stage keeps its history in float16
+
+
+def test_rollouts_remember_what_the_model_made() -> None:
+    paths = still_paths(2, 4)
+    rollouts = Rollouts(paths, 3)
+    rng = np.random.default_rng(0)
+    while rollouts.next(rng) or rollouts._end < 4:
+        rollouts.chunk = rollouts._end
+    assert rollouts.take().memory.shape[2] == 0
+    made = torch.randn(3, 6, 4, 4, 6)
+    rollouts.commit(made)
+    rollouts.next(rng)
+    assert rollouts.chunk == 1
+    torch.testing.assert_close(rollouts.take().memory, made, atol=2e-3, rtol=2e-3)
+
+
+def test_rollouts_begin_anew_at_the_end_of_their_paths() -> None:
+    rollouts, rng = Rollouts(still_paths(2, 2), 3), np.random.default_rng(0)
+    chunks = []
+    for _ in range(5):
+        rollouts.next(rng)
+        chunks.append(rollouts.chunk)
+        rollouts.commit(torch.zeros(3, 6, 4, 4, 6))
+    assert chunks == [0, 1, 0, 1, 0]
+
+
+def test_self_forcing_overfits_one_path() -> None:
+    paths = still_paths(1, 2)
+    dreamer = fresh(CONFIG, 0, CPU)
+    fused = FusedTransformer(dreamer.transformer, torch.float32)
+    autoencoder = initialise(Autoencoder(CONFIG.autoencoder), 2).requires_grad_(False)
+    optimiser, rollouts = Optimiser(dreamer, 1e-2), Rollouts(paths, 4)
+    options = DistillOptions(frames=64, decoded=2, memory_noise=0.0)
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    losses: list[Tensor] = []
+    for _ in range(60):
+        rollouts.next(rng)
+        losses.append(
+            rollout_losses(dreamer, fused, autoencoder, rollouts, paths, options, generator)["loss"].clone()
+        )
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    before, after = (torch.stack(part).mean() for part in (losses[:4], losses[-4:]))
+    assert after < 0.7 * before
+
+
+def test_the_pixel_loss_is_zero_for_the_truth_alone() -> None:
+    paths = still_paths(2, 3)
+    autoencoder = initialise(Autoencoder(CONFIG.autoencoder), 2).requires_grad_(False)
+    for chunk, length in ((0, 0), (2, 8)):
+        batch = paths.take(torch.arange(2), torch.full((2,), chunk), length)
+        assert pixel_loss(autoencoder, batch.clean, batch, 2) == 0
+        wrong = (batch.clean + 0.1).requires_grad_()
+        loss = pixel_loss(autoencoder, wrong, batch, 2)
+        loss.backward()
+        assert loss > 0
+        assert wrong.grad is not None
+        assert wrong.grad.abs().sum() > 0
+
+
+def test_dropped_prompts_are_the_empty_prompt() -> None:
+    tokens, mask = without_prompts(
+        torch.full((2, 4), 7), torch.tensor([[1, 1, 1, 0]] * 2), torch.tensor([True, False])
+    )
+    assert tokens.tolist() == [[1, 0, 0, 0], [7, 7, 7, 7]]
+    assert mask.tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
+
+
+def test_distillation_needs_a_run_of_the_transformer(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere.*no checkpoint"):
+        distill.train(DistillOptions(folder=tmp_path / "new", transformer=tmp_path / "nowhere", device="cpu"))
+
+
+@pytest.mark.slow
+def test_both_stages_run_are_resumed_and_log(tmp_path: Path) -> None:
+    """In the real sizes, with an autoencoder of random weights: a few steps of each, killed and resumed between."""
+    random = initialise(Autoencoder(TINY.autoencoder), 0)
+    tensors = {"ema." + name: value for name, value in random.named_parameters()}
+    statistics = {"latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
+    checkpoint.save(tmp_path / "autoencoder", 1, 1.0, tensors, statistics)
+    small = TransformerOptions(
+        folder=tmp_path / "transformer", autoencoder=tmp_path / "autoencoder", paths=2, chunks=2, frames=48,
+        workers=0, held_out=1, max_steps=2, device="cpu", compile=False,
+    )  # fmt: skip
+    transformer.train(small)
+    run = transformer.train(replace(small, max_steps=1))
+    assert run.step == 3
+    shared = {name: value for name, value in vars(small).items() if name not in ("folder", "learning_rate")}
+    distilled = distill.train(
+        DistillOptions(
+            **shared, folder=tmp_path / "distill", transformer=tmp_path / "transformer", groups=1, decoded=1
+        )
+    )
+    assert distilled.step == 2
+    for name in ("transformer", "distill"):
+        assert (tmp_path / name / "rollouts.png").exists()
+        saved = checkpoint.latest(tmp_path / name)
+        assert saved is not None
+        assert {key.split(".")[1] for key in saved.tensors} == {"transformer", "text"}
+        assert "held-out psnr" in saved.notes

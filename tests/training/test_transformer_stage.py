@@ -1,0 +1,153 @@
+"""The transformer stage: its data is what the world would see, its fused network is the model, and it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_world import CONFIG
+from torch import Tensor
+
+from worldplay_env import memory
+from worldplay_env.control.actions import labels_of, motion_of
+from worldplay_env.control.camera import DEFAULT_INTRINSICS, integrate, rebase, view_matrices
+from worldplay_env.model import sampler
+from worldplay_env.model.attention import DifferentiableCache
+from worldplay_env.training import latents as data
+from worldplay_env.training.dreamer import Dreamer, Optimiser, fresh
+from worldplay_env.training.latents import LatentPaths, memory_length, path_labels, plan, undo
+from worldplay_env.training.pieces import FusedTransformer
+from worldplay_env.training.transformer import TransformerOptions, draw_timesteps, flow_losses, prepare
+from worldplay_env.weights.checkpoint import initialise
+
+SIZE = (32, 48)
+CPU = torch.device("cpu")
+OPTIONS = TransformerOptions(frames=48, memory_noise=0.0)
+
+
+def small_paths(count: int = 2, chunks: int = 5) -> LatentPaths:
+    """Return planned paths with latents of noise, in the sizes of the small world."""
+    planned = plan(range(count), chunks, SIZE)
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, 4 * chunks, CONFIG.transformer.in_channels, 4, 6)
+    return LatentPaths(
+        latents=torch.randn(shape, generator=generator).half(),
+        c2w=torch.from_numpy(planned.poses),
+        w2c=torch.from_numpy(view_matrices(planned.poses)),
+        labels=torch.from_numpy(planned.labels),
+        memory=torch.from_numpy(planned.memory),
+        tokens=torch.ones(count, CONFIG.text.text_len, dtype=torch.int64),
+        mask=torch.ones(count, CONFIG.text.text_len, dtype=torch.int64),
+    )
+
+
+def test_a_planned_path_has_the_memory_and_the_labels_that_the_world_would_have() -> None:
+    planned = plan(range(3), 7, SIZE, seed=1)
+    for poses, labels, chosen in zip(planned.poses, planned.labels, planned.memory, strict=True):
+        assert labels.tolist() == labels_of(poses).tolist()
+        for chunk in range(7):
+            expected = memory.select(view_matrices(poses)[: 4 * chunk + 4])
+            assert chosen[chunk, : memory_length(chunk)].tolist() == expected.tolist()
+
+
+def test_planning_again_gives_the_same_paths_and_another_seed_others() -> None:
+    first, again, other = (plan(range(3), 4, SIZE, seed=seed) for seed in (1, 1, 2))
+    assert (first.poses == again.poses).all()
+    assert (first.poses != other.poses).any()
+
+
+@pytest.mark.parametrize("steps", [3, 4, 19, 63])
+def test_every_kind_of_path_has_the_length_asked_for(steps: int) -> None:
+    labels = path_labels(np.random.default_rng(0), 100, steps)
+    assert labels.shape == (100, steps)
+    assert labels.min() >= 0
+    assert labels.max() <= 80
+
+
+def test_undoing_single_moves_leads_back_to_the_start() -> None:
+    out = np.array([9, 9, 1, 27, 3, 36, 2])
+    there_and_back = integrate(np.eye(4), [motion_of(int(label)) for label in [*out, *undo(out)]])
+    np.testing.assert_allclose(there_and_back[-1], np.eye(4), atol=1e-12)
+
+
+def test_a_batch_holds_the_chosen_frames_and_cameras_seen_from_the_chunk() -> None:
+    paths = small_paths(chunks=6)
+    rows, chunk = torch.tensor([1, 0]), torch.tensor([5, 4])
+    batch = paths.take(rows, chunk, 16)
+    for row, path, number in zip(range(2), rows, chunk, strict=True):
+        frames = [*paths.memory[path, number].tolist(), *range(4 * number, 4 * number + 4)]
+        torch.testing.assert_close(batch.memory[row], paths.latents[path, frames[:16]].float().transpose(0, 1))
+        torch.testing.assert_close(batch.clean[row], paths.latents[path, frames[16:]].float().transpose(0, 1))
+        assert batch.labels[row].tolist() == paths.labels[path, frames].tolist()
+        poses = paths.c2w[path].numpy()
+        expected = view_matrices(rebase(poses[frames], poses[4 * number]))
+        np.testing.assert_allclose(batch.viewmats[row], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "draws", "dtype", "tolerance"), [
+    (0, 1, torch.float32, 1e-5), (4, 3, torch.float32, 1e-5), (16, 2, torch.float32, 1e-5),
+    (8, 2, torch.bfloat16, 3e-2),
+])  # fmt: skip
+def test_the_pieces_compute_what_the_model_computes(
+    length: int, draws: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    dreamer = initialise(Dreamer(CONFIG), 1)
+    transformer, paths = dreamer.transformer, small_paths(chunks=5)
+    batch = paths.take(torch.arange(2), torch.full((2,), length // 4), length)
+    x = torch.randn(2 * draws, *batch.clean.shape[1:], generator=torch.Generator().manual_seed(1))
+    timesteps = torch.linspace(0, 1000, 8 * draws).view(2 * draws, 4)
+    clean = torch.full((2, length), sampler.KNOWN_TIMESTEP)
+    embedding = dreamer.embed(paths.tokens, paths.mask)
+    labels, viewmats = batch.labels.split((length, 4), 1), batch.viewmats.split((length, 4), 1)
+
+    fused = FusedTransformer(transformer, dtype)
+    text = fused.text(embedding)
+    remembered = fused.prefill(batch.memory, clean, labels[0], viewmats[0], text) if length else None
+    found = fused.velocity(x, timesteps, labels[1], viewmats[1], text, remembered)
+
+    K = torch.tensor(DEFAULT_INTRINSICS).float().expand(2, length + 4, 3, 3).split((length, 4), 1)
+    cache, prompt = DifferentiableCache(), transformer.text_keys_values(embedding)
+    if length:
+        behind = transformer.positions(range(length), (4, 6), viewmats[0], K[0])
+        transformer.prefill(batch.memory, clean, labels[0], behind, prompt, cache)
+    positions = transformer.positions(range(length, length + 4), (4, 6), viewmats[1], K[1])
+    for draw in range(draws):
+        expected = transformer(x[draw::draws], timesteps[draw::draws], labels[1], positions, prompt, cache)
+        error = (found[draw::draws] - expected).norm() / expected.norm()
+        assert error < tolerance
+
+
+def test_draws_of_a_chunk_are_at_different_levels_of_the_sampler() -> None:
+    drawn = draw_timesteps(500, 4, torch.Generator().manual_seed(0)).view(500, 4)
+    levels = torch.isin(drawn, torch.tensor(sampler.TIMESTEPS))
+    assert 0.85 < levels.float().mean() < 0.95
+    complete = drawn[levels.all(1)]
+    assert (complete.sort(1).values == torch.tensor(sampler.TIMESTEPS).sort().values).all()
+
+
+def test_flow_matching_overfits_one_path() -> None:
+    paths, options = small_paths(1, 2), replace(OPTIONS, frames=96)
+    dreamer = fresh(CONFIG, 0, CPU)
+    fused = FusedTransformer(dreamer.transformer, torch.float32)
+    optimiser = Optimiser(dreamer, 1e-2)
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    losses: list[Tensor] = []
+    for _ in range(80):
+        losses.append(flow_losses(dreamer, fused, paths, options, rng, generator)["loss"])
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    before, after = (torch.stack(part).mean() for part in (losses[:5], losses[-5:]))
+    assert after < 0.6 * before
+
+
+def test_a_batch_size_that_a_memory_length_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"multiple of 48.*100"):
+        prepare(replace(OPTIONS, frames=100), CPU, torch.float32, 0)
+
+
+def test_nothing_held_out_is_trained_on(tmp_path: Path) -> None:
+    assert data.HELD_OUT_PATHS >= data.HELD_OUT_SEED

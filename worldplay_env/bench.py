@@ -1,0 +1,276 @@
+"""How fast a world model makes chunks, and against what limit: `python -m worldplay_env.bench`.
+
+It measures the parts of one chunk of rollouts of a given age, again and again from the same past, and sets them
+beside the operations that they take and the rate that the device reaches on a plain matrix product in the same run.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from worldplay_env import memory
+from worldplay_env.dream import DreamWorld
+from worldplay_env.dream_rollout import DreamRollout, PastChunk
+from worldplay_env.model.autoencoder import uint8_to_pixels
+from worldplay_env.model.operations import chunk_operations, encode_operations
+from worldplay_env.model.sampler import TIMESTEPS
+from worldplay_env.record import versions, write_json
+from worldplay_env.world import CHUNK_FRAMES, CHUNK_LATENTS, FIRST_CHUNK_FRAMES, Control, Start, load
+
+WARM_UP = 2
+"""Runs that are not counted: they allocate, choose kernels, and make the prompt's keys and values."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Measure the parts of a chunk of a world model: medians, peak memory, operations and their rate."""
+
+    world: str = "tiny"
+    """"tiny", "wan-5b", or a folder of weights."""
+    weights: str | None = None
+    """"random" for seeded random parameters of the same sizes, without a download. By default the world's own."""
+    device: str | None = None
+    """A torch device. By default "cuda" where there is one, else "cpu"."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16. By default bfloat16 on a GPU and float32 on a CPU."""
+    age: int = 20
+    """Chunks that the rollouts have behind them: a wandering path, with random latents in place of dreamt ones. From
+    5 on, memory is full and chosen by overlap."""
+    batch: int = 1
+    """Rollouts that are stepped together."""
+    chunks: int = 10
+    """How often the chunk is made and measured."""
+    json: Path | None = None
+    """Where to write everything as JSON as well."""
+    accept_license: bool = False
+    """Agree to the licence of weights that have to be downloaded."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was measured of one part of a chunk.
+
+    Attributes:
+        seconds: Of each run.
+        operations: Floating point operations of one run; 0 where none are counted.
+    """
+
+    seconds: list[float]
+    operations: int = 0
+
+    @property
+    def median(self) -> float:
+        """Median seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def rate(self) -> float | None:
+        """Operations a second; None where none are counted."""
+        return self.operations / self.median if self.operations else None
+
+
+def aged_rollout(world: DreamWorld, chunks: int, seed: int) -> tuple[DreamRollout, Control]:
+    """Return a rollout of a certain age and the cameras of its next chunk, without running the transformer.
+
+    Its past is a random walk (one random action a latent frame) with random latents, of which only the first chunk
+    was decoded; so it costs what any rollout of that age costs.
+    """
+    generator = np.random.default_rng(seed)
+    picture = generator.integers(0, 256, (*world.image_size, 3), dtype=np.uint8)
+    rollout = world.start(Start(picture, "a place"), seed)
+    noise = torch.Generator(world.device).manual_seed(seed)
+    state = None
+    for number in range(chunks):
+        latents = torch.randn(world.latent_shape, generator=noise, device=world.device)
+        if state is None:
+            with torch.no_grad():
+                _, state = world.autoencoder.decode(latents[None])
+        control = Control.of_labels(rollout.pose, generator.integers(0, 81, CHUNK_LATENTS), first=number == 0)
+        rollout.commit(PastChunk.of(latents, control), state, decoded=True)
+    return rollout, Control.of_labels(rollout.pose, generator.integers(0, 81, CHUNK_LATENTS), first=chunks == 0)
+
+
+def measure(world: DreamWorld, age: int, batch: int, repeats: int) -> dict[str, Part]:
+    """Make the next chunk of `batch` rollouts of that age, `repeats` times from the same past; return its parts.
+
+    They are "encode" (of a start picture, once a rollout), "select", "prefill", each denoising step, "decode", "host"
+    (fetching the frames) and "total", which is a whole step with "host" and without "encode".
+    """
+    pasts, controls = zip(*(aged_rollout(world, age, seed) for seed in range(batch)), strict=True)
+    encode = _encode_seconds(world, repeats)
+    runs: list[dict[str, float]] = []
+    for repeat in tqdm(range(WARM_UP + repeats), desc="measuring", unit="chunk", leave=False):
+        rollouts = [past.fork() for past in pasts]
+        _synchronise(world.device)
+        began = time.perf_counter()
+        chunks = world.step(rollouts, controls)
+        stepped = time.perf_counter()
+        for chunk in chunks:
+            assert chunk.frames is not None
+            chunk.frames.cpu()
+        ended = time.perf_counter()
+        if repeat >= WARM_UP:
+            runs.append({**chunks[0].timings, "host": ended - stepped, "total": ended - began})
+    counted = _operations(world, age, batch)
+    names = ["encode", *(name for name in runs[0] if name != "total"), "total"]
+    seconds = {"encode": encode} | {name: [run[name] for run in runs] for name in runs[0]}
+    return {name: Part(seconds[name], counted.get(name, 0)) for name in names}
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the operations a second of a large matrix product, the limit that the model's rates are set beside."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / statistics.median(_timed(lambda: a @ b, device, 20))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that tensors took on a GPU, or that this process took in all on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _encode_seconds(world: DreamWorld, repeats: int) -> list[float]:
+    pixels = uint8_to_pixels(torch.zeros(1, 3, 1, *world.image_size, dtype=torch.uint8, device=world.device))
+    with torch.no_grad():
+        return _timed(lambda: world.autoencoder.encode(pixels), world.device, repeats)
+
+
+def _timed(function: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
+    seconds = []
+    for _ in range(WARM_UP + repeats):
+        _synchronise(device)
+        began = time.perf_counter()
+        function()
+        _synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return seconds[WARM_UP:]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _operations(world: DreamWorld, age: int, batch: int) -> dict[str, int]:
+    """Return the operations of each part that has any, by the names of the timings."""
+    config = world.config
+    seen = min(age * CHUNK_LATENTS, memory.MEMORY)
+    counted = chunk_operations(config, seen, CHUNK_LATENTS, first=age == 0)
+    step = counted.pop("denoise")
+    parts = counted | {f"denoise_{index}": step for index in range(len(TIMESTEPS))}
+    parts["total"] = sum(parts.values())
+    return {name: batch * count for name, count in parts.items()} | {
+        "encode": encode_operations(config.autoencoder, config.image_size)
+    }
+
+
+def report(args: Args, world: DreamWorld, parts: dict[str, Part], peak: float, memory_bytes: int) -> dict[str, Any]:
+    """Return everything that was measured, as plain values."""
+    frames = args.batch * (CHUNK_FRAMES if args.age else FIRST_CHUNK_FRAMES)
+    return {
+        "settings": asdict(args),
+        "world": {
+            "name": world.name,
+            "weights": world.weights,
+            "image_size": world.image_size,
+            "device": str(world.device),
+            "dtype": str(world.transformer.dtype).removeprefix("torch."),
+        },
+        "parts": {
+            name: {
+                "median_seconds": part.median,
+                "fastest_seconds": min(part.seconds),
+                "slowest_seconds": max(part.seconds),
+                "operations": part.operations,
+                "operations_per_second": part.rate,
+                "share_of_peak": part.rate and part.rate / peak,
+            }
+            for name, part in parts.items()
+        },
+        "frames_per_second": frames / parts["total"].median,
+        "playback_frames_per_second": world.fps,
+        "peak_memory_bytes": memory_bytes,
+        "matmul_operations_per_second": peak,
+        "versions": versions(world.device),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return a report as a table to read."""
+    world, settings, peak = result["world"], result["settings"], result["matmul_operations_per_second"]
+    height, width = world["image_size"]
+    lines = [
+        f"{world['name']} ({world['weights']} weights), {height}x{width}, {world['dtype']}, "
+        f"batch {settings['batch']}, age {settings['age']} chunks; medians of {settings['chunks']} runs",
+        f"{result['versions']['device']} ({world['device']}), torch {result['versions']['torch']}",
+        "",
+        f"{'part':12}{'median':>12}{'fastest':>12}{'slowest':>12}{'GFLOP':>12}{'GFLOP/s':>12}{'of matmul':>11}",
+    ]
+    for name, part in result["parts"].items():
+        times = (part[f"{which}_seconds"] for which in ("median", "fastest", "slowest"))
+        line = f"{name:12}" + "".join(f"{1000 * seconds:9.2f} ms" for seconds in times)
+        if part["operations"]:
+            rate, share = part["operations_per_second"], part["share_of_peak"]
+            line += f"{part['operations'] / 1e9:12,.2f}{rate / 1e9:12,.1f}{share:11.1%}"
+        lines.append(line)
+    kind = "GPU memory allocated" if world["device"].startswith("cuda") else "process memory"
+    lines += [
+        "",
+        f"{result['frames_per_second']:.1f} frames/s in all, {result['playback_frames_per_second']} play in a second",
+        f"peak {kind}: {result['peak_memory_bytes'] / 2**30:.2f} GiB",
+        f"a plain {world['dtype']} matrix product reaches {peak / 1e9:,.0f} GFLOP/s here",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code: 0, or 2 for what was asked for wrongly."""
+    args = tyro.cli(Args, prog="python -m worldplay_env.bench", args=arguments)
+    try:
+        _check(args)
+        world = load(
+            args.world,
+            device=args.device,
+            dtype=args.dtype,
+            weights=args.weights,
+            accept_license=args.accept_license,
+        )
+        if not isinstance(world, DreamWorld):
+            raise ValueError(f"only world models can be measured, and {args.world!r} has no model")
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    parts = measure(world, args.age, args.batch, args.chunks)
+    memory_bytes = peak_memory(world.device)  # before the matrix product, which needs some itself
+    result = report(args, world, parts, measured_peak(world.device, world.transformer.dtype), memory_bytes)
+    print(table(result))
+    if args.json is not None:
+        write_json(args.json, result)
+        print(f"\n{args.json}")
+    return 0
+
+
+def _check(args: Args) -> None:
+    for name, least in (("age", 0), ("batch", 1), ("chunks", 1)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} must be {least} or more, got {getattr(args, name)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

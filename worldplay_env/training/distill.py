@@ -1,0 +1,185 @@
+"""Third stage: the four-step sampler learns on the model's own rollouts (self-forcing, Huang et al., 2025).
+
+Rollouts of many paths are always under way. A step takes some of them one chunk further: memory is the model's own
+history, each of the four steps starts from where the step before it came, and every step's prediction is compared
+with the true chunk. What was made joins the history, for the chunks to come. So the model meets its own errors, as
+old and as many as in use, and learns to undo them. Steps of flow matching on true latents are mixed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldplay_env.model.autoencoder import Autoencoder
+from worldplay_env.model.config import TINY
+from worldplay_env.training import dreamer as shared
+from worldplay_env.training.dreamer import (
+    Dreamer,
+    Optimiser,
+    denoise,
+    fresh,
+    remember,
+    resumed_from,
+    without_prompts,
+)
+from worldplay_env.training.latents import LatentPaths, memory_length
+from worldplay_env.training.pieces import FusedTransformer
+from worldplay_env.training.run import Run, restore
+from worldplay_env.training.transformer import (
+    PROMPTS_DROPPED,
+    DreamerOptions,
+    compute_dtype,
+    flow_losses,
+    noised,
+    prepare,
+)
+from worldplay_env.world import CHUNK_LATENTS, pick_device
+
+STEP_WEIGHTS = (0.5, 0.5, 0.5, 1.0)
+"""Of the four steps' predictions; the last is what is kept."""
+LIFETIMES = (2, 4, 8, None)
+"""Chunks after which a group of rollouts begins anew; None: at the end of its paths."""
+CONTEXT = 2
+"""Latent frames of memory that the decoder sees before a chunk whose pixels are compared."""
+
+
+@dataclass(frozen=True)
+class DistillOptions(DreamerOptions):
+    """Train the four-step sampler on the model's own rollouts, beginning with a run of the transformer stage."""
+
+    folder: Path = Path("runs/distill")
+    transformer: Path = Path("runs/transformer")
+    """The run to begin with."""
+    learning_rate: float = 5e-4
+    chunks: int = 20
+    paths: int = 8192
+    groups: int = 8
+    """Groups of rollouts under way; each has frames / 16 of them."""
+    replay: float = 0.3
+    """Share of steps that are flow matching on true latents."""
+    pixels: float = 1.0
+    """Weight of the decoded pictures' absolute error."""
+    decoded: int = 16
+    """Chunks of a step that are decoded for it."""
+    memory_noise: float = 0.1
+
+    def run(self) -> None:
+        """Train, until the time is up."""
+        train(self)
+
+
+class Rollouts:
+    """A group of rollouts, all at the same chunk, with the latents that the model made for them.
+
+    Args:
+        paths: What they follow.
+        count: Rollouts in the group.
+    """
+
+    def __init__(self, paths: LatentPaths, count: int) -> None:
+        self._paths, self._count = paths, count
+        self._history = torch.empty_like(paths.latents[:1]).repeat(count, 1, 1, 1, 1)
+        self.chunk = self._end = 0
+
+    def next(self, rng: np.random.Generator) -> None:
+        """Begin anew, along other paths, if the rollouts are at their end."""
+        if self.chunk < self._end:
+            return
+        device = self._history.device
+        rows = rng.choice(len(self._paths), self._count, replace=len(self._paths) < self._count)
+        self.rows = torch.from_numpy(rows).to(device)
+        lifetime = LIFETIMES[rng.integers(len(LIFETIMES))] or self._paths.chunks
+        self.chunk, self._end = 0, min(lifetime, self._paths.chunks)
+
+    def take(self) -> shared.Chunks:
+        """Return the coming chunks, with the rollouts' own memory."""
+        return self._paths.take(
+            self.rows, torch.full_like(self.rows, self.chunk), memory_length(self.chunk), history=self._history
+        )
+
+    def commit(self, made: Tensor) -> None:
+        """Add what was made, [b, C, 4, h, w]."""
+        first = self.chunk * CHUNK_LATENTS
+        self._history[:, first : first + CHUNK_LATENTS] = made.detach().transpose(1, 2).half()
+        self.chunk += 1
+
+
+def train(options: DistillOptions) -> Run:
+    """Train the four-step sampler of the tiny world, or go on doing so."""
+    device = pick_device(options.device)
+    dreamer = fresh(TINY, options.seed, device)
+    first = not list(options.folder.glob("step-*"))
+    if first:
+        restore(dreamer, resumed_from(options.transformer), "ema.")
+    run = Run(options, dreamer)
+    run.optimiser = Optimiser(dreamer, options.learning_rate)  # type: ignore[assignment]
+    dtype = compute_dtype(device)
+    autoencoder, paths, held_out = prepare(options, device, dtype, data_seed=7 + run.step)
+    compiled = (options.frames, options.frames // 4) if options.compile else ()
+    fused = FusedTransformer(dreamer.transformer, dtype, compiled)
+    fused.warm_up(TINY.tokens_per_frame)
+    rng = np.random.default_rng((options.seed, run.step, 1))
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
+    groups = [Rollouts(paths, options.frames // 16) for _ in range(options.groups)]
+    run.start_clock()
+    if first:
+        shared.report(run, autoencoder, held_out, options.chunks, dtype)
+    next_report = run.seconds + options.report_every * 60
+    for step in run.steps():
+        if rng.random() < options.replay:
+            replayed = flow_losses(dreamer, fused, paths, options, rng, generator)
+            run.update({"loss": replayed["loss"]})
+        else:
+            rollouts = groups[step % len(groups)]
+            rollouts.next(rng)
+            run.update(rollout_losses(dreamer, fused, autoencoder, rollouts, paths, options, generator))
+        if run.seconds >= next_report:
+            next_report = run.seconds + options.report_every * 60
+            shared.report(run, autoencoder, held_out, options.chunks, dtype)
+    shared.report(run, autoencoder, held_out, options.chunks, dtype)
+    run.save()
+    return run
+
+
+def rollout_losses(
+    dreamer: Dreamer,
+    fused: FusedTransformer,
+    autoencoder: Autoencoder,
+    rollouts: Rollouts,
+    paths: LatentPaths,
+    options: DistillOptions,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Take a group of rollouts one chunk further; return the losses of the four steps' predictions."""
+    chunks, rows = rollouts.take(), rollouts.rows
+    dropped = torch.rand(len(rows), generator=generator, device=rows.device) < PROMPTS_DROPPED
+    text = fused.text(dreamer.embed(*without_prompts(paths.tokens[rows], paths.mask[rows], dropped)))
+    memory = remember(fused, chunks, text, noised(chunks.memory, options.memory_noise, generator))
+    noise = torch.randn(chunks.clean.shape, generator=generator, device=rows.device)
+    steps = denoise(fused, chunks, noise, text, memory)
+    rollouts.commit(steps[-1].clean)
+    errors = [(step.clean - chunks.clean).square().mean() for step in steps]
+    latents = sum(weight * error for weight, error in zip(STEP_WEIGHTS, errors, strict=True)) / sum(STEP_WEIGHTS)
+    pixels = errors[0].new_zeros(())
+    if options.pixels:
+        pixels = pixel_loss(autoencoder, steps[-1].clean, chunks, options.decoded)
+    return {"loss": latents + options.pixels * pixels, "last step": errors[-1], "pixels": pixels}
+
+
+def pixel_loss(autoencoder: Autoencoder, made: Tensor, chunks: shared.Chunks, count: int) -> Tensor:
+    """Return the mean absolute error of the first `count` chunks' pictures, decoded behind the same context."""
+    context = chunks.memory[:count, :, -CONTEXT:]
+    skipped = 4 * context.shape[2] - 3 if context.shape[2] else 0
+
+    def pictures(latents: Tensor) -> Tensor:
+        frames, _ = autoencoder.decode(torch.cat([context, latents[:count]], dim=2), clamp=False)
+        return frames[:, :, max(0, skipped) :].float()
+
+    with torch.no_grad():
+        truth = pictures(chunks.clean)
+    return (pictures(made) - truth).abs().mean()

@@ -1,0 +1,235 @@
+"""What the two stages of the transformer share: networks, optimiser, the four-step sampler, held-out rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from worldplay_env.model import sampler
+from worldplay_env.model.attention import KeysValues
+from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8
+from worldplay_env.model.config import WorldConfig
+from worldplay_env.model.text import embed, text_model
+from worldplay_env.model.transformer import Transformer
+from worldplay_env.training import checkpoint
+from worldplay_env.training.autoencoder import measured_config
+from worldplay_env.training.data import peak_signal_to_noise
+from worldplay_env.training.latents import Chunks, LatentPaths, memory_length
+from worldplay_env.training.pieces import FusedTransformer
+from worldplay_env.training.run import Run
+from worldplay_env.weights.checkpoint import initialise, load_autoencoder
+from worldplay_env.weights.files import CheckpointError
+from worldplay_env.world import CHUNK_LATENTS
+
+END_TOKEN = 1
+"""The one token of the empty prompt."""
+
+
+class Dreamer(nn.Module):
+    """The networks that are trained together: the transformer and the small text encoder."""
+
+    def __init__(self, config: WorldConfig) -> None:
+        super().__init__()
+        self.transformer = Transformer(config.transformer)
+        self.text = text_model(config.text)
+
+    def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return prompt embeddings [b, text_len, text_dim] of token ids and their mask [b, text_len]."""
+        return embed(self.text, tokens, mask)
+
+
+def fresh(config: WorldConfig, seed: int, device: torch.device) -> Dreamer:
+    """Return networks to begin with: blocks that add little, with open gates and no modulation; velocity 0."""
+    dreamer = initialise(Dreamer(config), seed, device=device)
+    transformer = dreamer.transformer
+    with torch.no_grad():
+        for layer in (transformer.modulation_projection, transformer.output_projection):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        transformer.modulation_table.zero_()
+        depth = (2 * config.transformer.num_layers) ** -0.5
+        for block in transformer._blocks():
+            block.modulation_table.zero_()
+            block.modulation_table[:, [2, 5]] = 1.0
+            attention = block.self_attention
+            for layer in (attention.to_out, attention.to_out_prope, block.feed_forward.linear_2):
+                layer.weight.mul_(depth)
+            block.cross_attention.to_out.weight.mul_(depth)
+    return dreamer
+
+
+class Optimiser:
+    """Muon for the matrices of the blocks (Jordan et al., 2024), AdamW for everything else, at one learning rate.
+
+    Muon's steps are scaled to the size of AdamW's, so that one rate suits both.
+    """
+
+    def __init__(self, module: nn.Module, learning_rate: float) -> None:
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in module.named_parameters():
+            (matrices if ".blocks." in f".{name}" and parameter.ndim == 2 else others).append(parameter)
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        ]
+        if matrices:
+            self._parts.append(
+                torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+            )
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of both, whose learning rates may be set."""
+        return [group for part in self._parts for group in part.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for part in self._parts:
+            part.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        """Make one step."""
+        for part in self._parts:
+            part.step()
+
+
+def trained_autoencoder(
+    run_folder: Path, config: WorldConfig, device: torch.device, dtype: torch.dtype
+) -> Autoencoder:
+    """Return the averaged autoencoder of a finished run, frozen.
+
+    Raises:
+        CheckpointError: The run has no checkpoint, or a damaged one.
+        ValueError: It has not been finished: its latents' statistics are missing.
+    """
+    saved = checkpoint.latest(run_folder)
+    if saved is None:
+        raise CheckpointError(f"{run_folder}: no checkpoint of an autoencoder's run; train that stage first")
+    averages = {name.removeprefix("ema."): value for name, value in saved.tensors.items() if name.startswith("ema.")}
+    autoencoder = load_autoencoder(averages, measured_config(saved.notes), device=device, dtype=dtype)
+    return autoencoder.requires_grad_(False)
+
+
+class Step(NamedTuple):
+    """One of the four denoising steps: the prediction of the clean chunk [b, C, 4, h, w], with gradient."""
+
+    clean: Tensor
+    sigma: float
+
+
+def denoise(
+    fused: FusedTransformer, chunks: Chunks, noise: Tensor, text: list[KeysValues], memory: list[KeysValues] | None
+) -> list[Step]:
+    """Run the four steps of the schedule (spec section 7); the last step's prediction is the result.
+
+    Each step has gradients of its own: what it starts from is detached. In chunk 0 (no memory), latent frame 0 is
+    the start's picture: it is given clean and not changed.
+    """
+    known = torch.zeros(noise.shape[0], CHUNK_LATENTS, dtype=torch.bool, device=noise.device)
+    known[:, 0] = memory is None
+    mask = known[:, None, :, None, None]
+    length = chunks.memory.shape[2]
+    x = torch.where(mask, chunks.clean, noise)
+    steps = []
+    for step, timestep in enumerate(sampler.TIMESTEPS):
+        timesteps = torch.where(known, sampler.KNOWN_TIMESTEP, timestep)
+        flow = fused.velocity(x, timesteps, chunks.labels[:, length:], chunks.viewmats[:, length:], text, memory)
+        sigma = sampler.SIGMAS[step]
+        steps.append(Step(torch.where(mask, chunks.clean, x - sigma * flow), sigma))
+        x = torch.where(mask, x, sampler.euler_step(x, flow, step)).detach()
+    return steps
+
+
+def remember(
+    fused: FusedTransformer, chunks: Chunks, text: list[KeysValues], noised: Tensor | None = None
+) -> list[KeysValues] | None:
+    """Prefill the chunks' memory, or `noised` in its place; None if they have none."""
+    length = chunks.memory.shape[2]
+    if not length:
+        return None
+    latents = chunks.memory if noised is None else noised
+    timesteps = torch.full((len(latents), length), sampler.KNOWN_TIMESTEP, device=latents.device)
+    return fused.prefill(latents, timesteps, chunks.labels[:, :length], chunks.viewmats[:, :length], text)
+
+
+@torch.no_grad()
+def roll_out(dreamer: Dreamer, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Dream the first chunks of all paths from their first picture: latents float32 [N, C, 4 chunks, h, w]."""
+    fused = FusedTransformer(dreamer.transformer, dtype)
+    device = paths.latents.device
+    rows = torch.arange(len(paths), device=device)
+    text = fused.text(dreamer.embed(paths.tokens, paths.mask))
+    history = paths.latents.clone()
+    generator = torch.Generator(device).manual_seed(seed)
+    for chunk in range(chunks):
+        part = paths.take(rows, torch.full_like(rows, chunk), memory_length(chunk), history=history)
+        noise = torch.randn(part.clean.shape, generator=generator, device=device)
+        made = denoise(fused, part, noise, text, remember(fused, part, text))[-1].clean
+        history[:, chunk * CHUNK_LATENTS : (chunk + 1) * CHUNK_LATENTS] = made.transpose(1, 2).half()
+    return history[:, : chunks * CHUNK_LATENTS].transpose(1, 2).float()
+
+
+@torch.no_grad()
+def decode(autoencoder: Autoencoder, latents: Tensor, at_once: int = 8) -> Tensor:
+    """Decode whole videos [N, C, T, h, w] to frames uint8 [N, 4 T - 3, H, W, 3]."""
+    parts = [pixels_to_uint8(autoencoder.decode(part)[0]) for part in latents.split(at_once)]
+    return torch.cat(parts).permute(0, 2, 3, 4, 1).contiguous()
+
+
+def report(run: Run, autoencoder: Autoencoder, paths: LatentPaths, chunks: int, dtype: torch.dtype) -> None:
+    """Log how held-out rollouts of so many chunks compare with the truth, and show some: truth above, dream below.
+
+    Figures are PSNR of whole frames: of all chunks, of the last, of the autoencoder, of repeating the first frame.
+    """
+    assert paths.frames is not None
+    frames = 4 * CHUNK_LATENTS * chunks - 3
+    truth = paths.frames[:, :frames]
+    dreamt = decode(autoencoder, roll_out(cast(Dreamer, run.averaged), paths, chunks, dtype))
+    rebuilt = decode(autoencoder, paths.latents[:, : CHUNK_LATENTS * chunks].transpose(1, 2).float())
+    each = _decibels(dreamt, truth)  # [N, frames]
+    bounds = [0] + [13 + 16 * chunk for chunk in range(chunks)]
+    figures = {
+        "held-out psnr": float(each.mean()),
+        "psnr of short term": float(each[:, 1 : bounds[min(4, chunks)]].mean()),
+        "psnr of last chunk": float(each[:, bounds[-2] :].mean()),
+        "psnr of autoencoder": float(_decibels(rebuilt, truth).mean()),
+        "psnr of first frame": float(_decibels(truth[:, :1].expand_as(truth), truth)[:, 1:].mean()),
+        "contrast": float(dreamt.float().std((2, 3)).mean() / truth.float().std((2, 3)).mean()),
+    }
+    run.notes |= {name: round(value, 3) for name, value in figures.items()}
+    run.report(figures)
+    by_chunk = [float(each[:, first:end].mean()) for first, end in pairwise(bounds)]
+    print("  psnr by chunk:", *(f"{value:.2f}" for value in by_chunk), flush=True)
+    shown = [end - 1 for end in bounds[1:]][:: max(1, chunks // 4)][:5]
+    pairs = [video[path, shown] for path in range(min(4, len(paths))) for video in (truth, dreamt)]
+    run.show("rollouts", torch.cat([torch.cat(list(row), dim=1) for row in pairs], dim=0))
+
+
+def _decibels(video: Tensor, truth: Tensor) -> Tensor:
+    """Return the PSNR of each frame of videos uint8 [N, F, H, W, 3]: float [N, F]."""
+    each = [peak_signal_to_noise(*pair) for pair in zip(video, truth, strict=True)]
+    return torch.stack(each)
+
+
+def without_prompts(tokens: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+    """Return token ids and mask [b, text_len] in which some prompts, bool [b], are empty."""
+    empty = torch.zeros_like(tokens)
+    empty[:, 0] = 1
+    return torch.where(dropped[:, None], END_TOKEN * empty, tokens), torch.where(dropped[:, None], empty, mask)
+
+
+def resumed_from(run_folder: Path) -> Mapping[str, Tensor]:
+    """Return the averaged parameters of another run's newest checkpoint, by their names.
+
+    Raises:
+        CheckpointError: The run has no checkpoint, or a damaged one.
+    """
+    saved = checkpoint.latest(run_folder)
+    if saved is None:
+        raise CheckpointError(f"{run_folder}: no checkpoint of a run there; train that stage first")
+    return {name: value for name, value in saved.tensors.items() if name.startswith("ema.")}

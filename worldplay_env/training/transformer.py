@@ -1,0 +1,189 @@
+"""Second stage: the transformer learns the flow from noise to chunks, given memory, cameras, actions and prompt.
+
+Flow matching (Lipman et al., 2023) over single chunks of true latents: x = (1 - s) clean + s noise, and the velocity
+noise - clean is learnt, mostly at the four noise levels of the sampler. Memory is what `memory.select` chooses,
+lightly noised, so that the small errors of a rollout's own history do not grow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldplay_env.model import sampler
+from worldplay_env.model.autoencoder import Autoencoder
+from worldplay_env.model.config import TINY
+from worldplay_env.training import dreamer as shared
+from worldplay_env.training.data import training_seeds
+from worldplay_env.training.dreamer import Dreamer, Optimiser, fresh, remember, trained_autoencoder, without_prompts
+from worldplay_env.training.latents import HELD_OUT_PATHS, LatentPaths, render_paths
+from worldplay_env.training.pieces import FusedTransformer
+from worldplay_env.training.run import Run, RunOptions
+from worldplay_env.world import CHUNK_LATENTS, pick_device
+
+MEMORY_LENGTHS = (0, 4, 8, 12, 16)
+MEMORY_SHARES = (0.13, 0.12, 0.11, 0.11, 0.53)
+"""How often a batch has each length of memory: a long rollout mostly has the last."""
+ELSEWHERE = 0.1
+"""Share of noise draws that are at any noise level, not at one of the sampler's."""
+PROMPTS_DROPPED = 0.15
+
+
+@dataclass(frozen=True)
+class DreamerOptions(RunOptions):
+    """What both stages of the transformer take."""
+
+    autoencoder: Path = Path("runs/autoencoder")
+    """The finished run of the autoencoder."""
+    paths: int = 12288
+    """Paths that are rendered and encoded before training, one a scene."""
+    data_seconds: float = 100.0
+    """Time for that; training goes on with the paths that are ready then."""
+    chunks: int = 16
+    """Length of a path."""
+    frames: int = 1152
+    """Latent frames in a batch, a multiple of 48: chunks x memory length, for any length."""
+    workers: int = 14
+    """Processes that plan paths; 0 plans in this one."""
+    held_out: int = 32
+    """Paths through held-out scenes that are reported on."""
+    report_every: float = 2.0
+    """Minutes between reports."""
+    memory_noise: float = 0.15
+    """Most noise in memory latents: levels are drawn from 0 to this."""
+
+
+@dataclass(frozen=True)
+class TransformerOptions(DreamerOptions):
+    """Train the transformer and the text encoder by flow matching on chunks."""
+
+    folder: Path = Path("runs/transformer")
+    learning_rate: float = 2e-3
+
+    def run(self) -> None:
+        """Train, until the time is up."""
+        train(self)
+
+
+def train(options: TransformerOptions) -> Run:
+    """Train the networks of the tiny world by flow matching, or go on doing so."""
+    device = pick_device(options.device)
+    dreamer = fresh(TINY, options.seed, device)
+    run = Run(options, dreamer)
+    run.optimiser = Optimiser(dreamer, options.learning_rate)  # type: ignore[assignment]
+    dtype = compute_dtype(device)
+    autoencoder, paths, held_out = prepare(options, device, dtype, data_seed=run.step)
+    fused = FusedTransformer(dreamer.transformer, dtype, (options.frames,) if options.compile else ())
+    fused.warm_up(TINY.tokens_per_frame)
+    rng = np.random.default_rng((options.seed, run.step))
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
+    run.start_clock()
+    next_report = run.seconds + options.report_every * 60
+    for _ in run.steps():
+        run.update(flow_losses(dreamer, fused, paths, options, rng, generator))
+        if run.seconds >= next_report:
+            next_report = run.seconds + options.report_every * 60
+            shared.report(run, autoencoder, held_out, min(4, options.chunks), dtype)
+    shared.report(run, autoencoder, held_out, options.chunks, dtype)
+    run.save()
+    return run
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """Return what networks compute in while they are trained: bfloat16 on a GPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def prepare(
+    options: DreamerOptions, device: torch.device, dtype: torch.dtype, data_seed: int
+) -> tuple[Autoencoder, LatentPaths, LatentPaths]:
+    """Return the autoencoder, the paths to train on, other ones for another `data_seed`, and the held-out ones."""
+    if options.frames % 48:
+        raise ValueError(f"frames must be a multiple of 48, so that every memory length divides it: {options.frames}")
+    autoencoder = trained_autoencoder(options.autoencoder, TINY, device, dtype)
+    size, text = TINY.image_size, TINY.text
+    fuse = options.compile and device.type == "cuda"
+    seeds = range(HELD_OUT_PATHS, HELD_OUT_PATHS + options.held_out)
+    held_out = render_paths(seeds, options.chunks, autoencoder, text, size, compile=fuse, keep_frames=True)
+    paths = render_paths(
+        training_seeds(options.paths, 1 + (options.seed + data_seed) % 16),
+        options.chunks,
+        autoencoder,
+        text,
+        size,
+        seconds=options.data_seconds,
+        workers=options.workers,
+        compile=fuse,
+        seed=options.seed + data_seed,
+    )
+    return autoencoder, paths, held_out
+
+
+def flow_losses(
+    dreamer: Dreamer,
+    fused: FusedTransformer,
+    paths: LatentPaths,
+    options: DreamerOptions,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Return the flow-matching loss of a random batch, all of whose chunks have equally long memories."""
+    device = paths.latents.device
+    lengths = [length for length in MEMORY_LENGTHS if length < CHUNK_LATENTS * paths.chunks]
+    shares = np.array(MEMORY_SHARES[: len(lengths)])
+    length = int(rng.choice(lengths, p=shares / shares.sum()))
+    batch = options.frames // (length or MEMORY_LENGTHS[-1])
+    draws = options.frames // (CHUNK_LATENTS * batch)
+    rows = torch.randint(len(paths), (batch,), generator=generator, device=device)
+    first = length // CHUNK_LATENTS
+    last = paths.chunks if length == MEMORY_LENGTHS[-1] else first + 1
+    chunk = torch.randint(first, last, (batch,), generator=generator, device=device)
+    chunks = paths.take(rows, chunk, length)
+    dropped = torch.rand(batch, generator=generator, device=device) < PROMPTS_DROPPED
+    text = fused.text(dreamer.embed(*without_prompts(paths.tokens[rows], paths.mask[rows], dropped)))
+    memory = remember(fused, chunks, text, noised(chunks.memory, options.memory_noise, generator))
+
+    known = torch.zeros(batch, CHUNK_LATENTS, dtype=torch.bool, device=device)
+    if not length:  # chunk 0: the start's picture is known, but for some that begin from text alone
+        known[:, 0] = torch.rand(batch, generator=generator, device=device) > 0.1
+    timesteps = draw_timesteps(batch, draws, generator)  # [b D]
+    known = known.repeat_interleave(draws, 0)
+    mask = known[:, None, :, None, None]
+    clean = chunks.clean.repeat_interleave(draws, 0)
+    noise = torch.randn(clean.shape, generator=generator, device=device)
+    sigma = (timesteps / 1000)[:, None, None, None, None]
+    x = torch.where(mask, clean, (1 - sigma) * clean + sigma * noise)
+    flow = fused.velocity(
+        x,
+        torch.where(known, sampler.KNOWN_TIMESTEP, timesteps[:, None]),
+        chunks.labels[:, length:],
+        chunks.viewmats[:, length:],
+        text,
+        memory,
+    )
+    error = (flow - (noise - clean)).square().masked_fill(mask, 0.0)
+    each = error.mean((1, 2, 3, 4))
+    noisiest = timesteps == sampler.TIMESTEPS[0]
+    at_first = (each.detach() * noisiest).sum() / noisiest.sum().clamp(min=1)
+    return {"loss": each.mean(), "from pure noise": at_first}
+
+
+def draw_timesteps(batch: int, draws: int, generator: torch.Generator) -> Tensor:
+    """Draw timesteps, float32 [batch x draws], 1 to 4 draws: different ones of the sampler's, a few anywhere."""
+    device = generator.device
+    levels = torch.tensor(sampler.TIMESTEPS, device=device)
+    order = torch.rand(batch, len(levels), generator=generator, device=device).argsort(1)[:, :draws]
+    elsewhere = 1000 * torch.rand(batch, draws, generator=generator, device=device)
+    anywhere = torch.rand(batch, draws, generator=generator, device=device) < ELSEWHERE
+    return torch.where(anywhere, elsewhere, levels[order]).flatten()
+
+
+def noised(latents: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Mix noise into memory latents [b, C, K, h, w]: each chunk's at one level from 0 to `most`."""
+    level = most * torch.rand(len(latents), 1, 1, 1, 1, generator=generator, device=latents.device)
+    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+    return (1 - level) * latents + level * noise
