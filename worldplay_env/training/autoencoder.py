@@ -69,7 +69,7 @@ def train(options: AutoencoderOptions) -> Run:
         video = as_video(clips.render(path.which, path.poses))
         generator = torch.Generator(device).manual_seed(step)
         # Convolutions of few shapes, many times: let cuDNN measure which of its kernels is fastest.
-        with torch.backends.cudnn.flags(benchmark=True):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
             run.update(losses(autoencoder, video, options, generator))
         if run.seconds >= next_report:
             next_report = run.seconds + options.report_every * 60
