@@ -15,7 +15,6 @@ import numpy as np
 import tyro
 
 import worldplay_env
-from worldplay_env.video import FilmWriter
 
 
 class RandomAgent:
@@ -55,7 +54,7 @@ def main() -> None:
     env = gym.make(args.env)
     agent = RandomAgent(env, args.seed)
     obs, info = env.reset(seed=args.seed)
-    with FilmWriter(args.out, env.metadata["render_fps"]) as film:
+    with worldplay_env.FilmWriter(args.out, env.metadata["render_fps"]) as film:
         for step in range(args.steps):
             action = agent.act(obs, info)
             obs, _, terminated, truncated, info = env.step(action)

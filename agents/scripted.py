@@ -18,7 +18,6 @@ import numpy as np
 import tyro
 
 import worldplay_env
-from worldplay_env.video import FilmWriter
 
 LATENTS = 4
 """Latent frames in a chunk, each with a motion of its own."""
@@ -86,7 +85,7 @@ def main() -> None:
     env = gym.make(args.env, actions=args.actions)
     agent = ScriptedAgent(env, args.pose)
     obs, info = env.reset(seed=args.seed)
-    with FilmWriter(args.out, env.metadata["render_fps"]) as film:
+    with worldplay_env.FilmWriter(args.out, env.metadata["render_fps"]) as film:
         for step in range(len(agent)):
             obs, _, terminated, truncated, info = env.step(agent.act(obs, info))
             film.write(obs[-info["new_frames"] :])

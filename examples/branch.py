@@ -15,7 +15,6 @@ import numpy as np
 import tyro
 
 import worldplay_env
-from worldplay_env.video import FilmWriter, save_picture, tile
 
 BRANCHES = (("left",), ("w",), ("right",))
 """The keys held down in each."""
@@ -50,15 +49,15 @@ def main() -> None:
     branches = [branch(env, snapshot, action, args.steps) for action in actions]
     env.close()
 
-    with FilmWriter(args.out) as film:
+    with worldplay_env.FilmWriter(args.out) as film:
         film.write(np.concatenate([obs] * len(branches), axis=2))  # the past that they share
         film.write(np.concatenate(branches, axis=2))
     names = [worldplay_env.action_name(action) for action in actions]
     ends = [
         (second, name, frames) for second in range(args.steps) for name, frames in zip(names, branches, strict=True)
     ]
-    save_picture(
-        tile(
+    worldplay_env.save_picture(
+        worldplay_env.tile(
             [frames[16 * second + 15] for second, _, frames in ends],
             [f"{name}, {second + 1} s" for second, name, _ in ends],
             columns=len(branches),

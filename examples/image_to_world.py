@@ -12,8 +12,6 @@ from typing import Annotated
 import tyro
 
 import worldplay_env
-from worldplay_env.rollout import choose_start, roll_out
-from worldplay_env.video import FilmWriter
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,10 @@ def main() -> None:
     """Make the film."""
     args = tyro.cli(Args, description=Args.__doc__)
     trajectory = worldplay_env.load_trajectory(args.pose)
-    start = choose_start(args.image, args.prompt)
+    start = worldplay_env.choose_start(args.image, args.prompt)
     world = worldplay_env.load(args.world)
-    with FilmWriter(args.out, world.fps) as film:
-        for chunk in roll_out(world, start, trajectory, seed=0):
+    with worldplay_env.FilmWriter(args.out, world.fps) as film:
+        for chunk in worldplay_env.roll_out(world, start, trajectory, seed=0):
             film.write(chunk.frames.cpu().numpy())  # as they come: the film never is in memory as a whole
             print(f"{film.frames} frames")
     print(args.out)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from worldplay_env.control.trajectory import Trajectory, load_trajectory
     from worldplay_env.env import InvalidAction, Snapshot, WorldPlayEnv
     from worldplay_env.image import ImageError, read_image
+    from worldplay_env.rollout import choose_start, roll_out
+    from worldplay_env.video import FilmWriter, save_picture, tile
     from worldplay_env.world import Chunk, Control, Rollout, Start, World, WorldError, load
 
 __version__ = "0.1.0"
@@ -51,6 +53,11 @@ _MODULES = {
     "WorldPlayEnv": "env",
     "ImageError": "image",
     "read_image": "image",
+    "choose_start": "rollout",
+    "roll_out": "rollout",
+    "FilmWriter": "video",
+    "save_picture": "video",
+    "tile": "video",
     "Chunk": "world",
     "Control": "world",
     "Rollout": "world",
@@ -78,6 +85,11 @@ __all__ = [  # noqa: RUF022 (in the order of their modules)
     "WorldPlayEnv",
     "ImageError",
     "read_image",
+    "choose_start",
+    "roll_out",
+    "FilmWriter",
+    "save_picture",
+    "tile",
     "Chunk",
     "Control",
     "Rollout",

@@ -50,13 +50,17 @@ def load(
     accept_license: bool = False,
     latents_per_decode: int = CHUNK_LATENTS,
     sample_image: bool = False,
+    **unknown: object,
 ) -> DreamWorld:
     """Make the world model of that name; `world.load` shares it within the process and describes the arguments.
 
     Raises:
-        ValueError: `weights` is neither None nor "random", or no weights are known under that name.
+        ValueError: An unknown option; `weights` is neither None nor "random"; no weights are known under that name.
         LicenseError, DownloadError, CheckpointError: The weights cannot be had, or are damaged.
     """
+    if unknown:
+        known = "latents_per_decode and sample_image"
+        raise ValueError(f"unknown option {', '.join(map(repr, unknown))}: a world model knows {known}")
     place = pick_device(device)
     compute = getattr(torch, dtype or ("bfloat16" if place.type == "cuda" else "float32"))
     if weights not in (None, "random"):

@@ -331,7 +331,8 @@ def load(
         weights: "random" for seeded random parameters of the right sizes (no download); by default the world's own.
         revision: The hub's commit or tag to download; by default the pinned ones.
         accept_license: Agree to the licence of downloaded weights (asked for once, before the first download).
-        options: What only one kind of world takes (the test picture's `seconds_per_chunk`).
+        options: What only one kind of world takes: `seconds_per_chunk` and `image_size` of the test picture,
+            `latents_per_decode` and `sample_image` of the world models.
 
     Raises:
         ValueError: An unknown name or option; the message lists the known ones.

@@ -19,7 +19,6 @@ from worldplay_env.scenes.palette import (
     SURFACE_WIDTH,
     WEATHER,
     Daylight,
-    Surface,
     Weather,
     patterned,
 )
@@ -87,17 +86,24 @@ class SceneBatch(NamedTuple):
         """Return the chosen scenes, one for each frame."""
         return type(self)(*(part[which] for part in self))
 
-    def visible(self, c2w: torch.Tensor) -> Self:
-        """Leave out, of a single scene, the solids that lie wholly behind the camera or beside a 130 degree view."""
-        axis, position = c2w[:3, 2], c2w[:3, 3]
+    def visible(self, c2w: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> Self:
+        """Leave out, of a single scene, the solids that no ray of a beam can meet.
+
+        Args:
+            c2w: Float32 [4, 4], the camera.
+            low: Float32 [2], the least x and y of the beam's rays in camera axes, z = 1.
+            high: Float32 [2], the greatest.
+        """
         kept = []
         for solids in (self.boxes[0], self.balls[0]):
-            radius = solids[:, 3:6].norm(dim=1)
-            offset = solids[:, :3] - position
-            along = offset @ axis
-            across = (offset.square().sum(1) - along.square()).clamp(min=0).sqrt()
-            # A cone of half-angle 65 degrees, moved back so that it holds every ball of that radius it touches.
-            keep = (across * 0.4226 - along * 0.9063 < radius) & (radius > 0)
+            radius = solids[:, 3:6].norm(dim=1, keepdim=True)  # of a ball around the solid
+            centre = (solids[:, :3] - c2w[:3, 3]) @ c2w[:3, :3]  # in camera axes
+            across, ahead = centre[:, :2], centre[:, 2:]
+            # How far the centre is from the beam's four sides, outwards.
+            beyond = torch.maximum(
+                (low * ahead - across) / (1 + low * low).sqrt(), (across - high * ahead) / (1 + high * high).sqrt()
+            )
+            keep = ((beyond < radius) & (ahead > -radius)).all(1) & (radius[:, 0] > 0)
             keep[0] = True  # never empty
             kept.append(keep.nonzero()[:, 0])
         surfaces = torch.cat([kept[0], kept[1] + self.boxes.shape[1]])
@@ -161,12 +167,14 @@ _KINDS = {
                   ("checkers", "planks", "tiles", "stripes"), furniture.INDOORS, (3, 5),
                   ("door", "window", "painting", "banner"), ceiling=True),
     "hall": _Plan((1.6, 2.4), (2.2, 3.2), (1.3, 1.6), (1, 2), ("bricks", "bands", "tiles", "plain"),
-                  ("checkers", "tiles", "diagonals"), (furniture.pillar, furniture.pillar, *furniture.INDOORS), (5, 7),
-                  ("door", "banner", "painting"), ceiling=True),
+                  ("checkers", "tiles", "diagonals"), (furniture.pillar, furniture.pillar, *furniture.INDOORS),
+                  (5, 7), ("door", "banner", "painting"), ceiling=True),
     "courtyard": _Plan((1.3, 2.4), (1.3, 2.6), (0.8, 1.4), (1, 2), ("bricks", "plain", "planks", "tiles"),
-                       ("checkers", "tiles", "bricks", "planks"), furniture.OUTDOORS, (4, 6), ("door", "window", "banner")),
+                       ("checkers", "tiles", "bricks", "planks"), furniture.OUTDOORS, (4, 6),
+                       ("door", "window", "banner")),
     "garden": _Plan((1.6, 2.6), (1.6, 2.8), (0.4, 0.7), (1, 2), ("bands", "planks", "plain"),
-                    ("stripes", "checkers", "plain"), (furniture.tree, furniture.bush, *furniture.OUTDOORS), (6, 7), ()),
+                    ("stripes", "checkers", "plain"), (furniture.tree, furniture.bush, *furniture.OUTDOORS),
+                    (6, 7), ()),
     "street": _Plan((0.9, 1.3), (2.6, 3.4), (0.9, 2.0), (2, 3), ("windows", "bricks", "bands", "planks"),
                     ("tiles", "bands", "stripes"), furniture.OUTDOORS, (4, 6), ("door", "window", "banner")),
     "square": _Plan((1.8, 2.8), (1.8, 2.8), (0.8, 2.0), (2, 3), ("windows", "bricks", "plain", "bands"),
@@ -308,7 +316,7 @@ def _start(
 
 
 def level_poses(x: np.ndarray, z: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """Return camera-to-world matrices, float64 [N, 4, 4], at eye level over (x, z), facing `yaw` radians from z to x."""
+    """Return cameras, float64 [N, 4, 4], at eye level over (x, z), turned by `yaw` radians from z to x."""
     poses = np.zeros((len(x), 4, 4))
     poses[:, 0, 0] = poses[:, 2, 2] = np.cos(yaw)
     poses[:, 0, 2], poses[:, 2, 0] = np.sin(yaw), -np.sin(yaw)

@@ -64,11 +64,17 @@ def pick(rng: np.random.Generator, *colours: str) -> str:
     return str(rng.choice(colours or list(COLOURS)))
 
 
+def with_article(words: str) -> str:
+    """Return "a crate" for "crate", "an orange crate" for "orange crate"."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
 Place = tuple[float, float]
 Thing = Callable[[Canvas, np.random.Generator, Place, float], str]
 
 
 def crate(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand a crate there, at times with a smaller one on top; return its description."""
     side = rng.uniform(0.25, 0.42)
     colour = pick(rng)
     canvas.box(
@@ -77,18 +83,20 @@ def crate(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> st
     if rng.random() < 0.4:
         top = side * rng.uniform(0.5, 0.7)
         canvas.box(at, (top, top, top), patterned(pick(rng), "plain", 1.0), foot=side, yaw=yaw + 0.5)
-    return f"a {colour} crate"
+    return with_article(f"{colour} crate")
 
 
 def pillar(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand a pillar with a capital there; return its description."""
     colour, width = pick(rng), rng.uniform(0.14, 0.24)
     height = rng.uniform(0.8, 1.3)
     canvas.box(at, (width, height, width), patterned(colour, str(rng.choice(["bands", "plain"])), 0.5), yaw=yaw)
     canvas.box(at, (width * 1.6, 0.1, width * 1.6), patterned(CONTRAST[colour], "plain", 1.0), foot=height, yaw=yaw)
-    return f"a {colour} pillar"
+    return with_article(f"{colour} pillar")
 
 
 def table(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand a table there, at times with a ball on it; return its description."""
     colour = pick(rng)
     width, depth = rng.uniform(0.5, 0.8), rng.uniform(0.35, 0.5)
     canvas.box(at, (width, 0.06, depth), patterned(colour, "plain", 1.0), foot=0.28, yaw=yaw)
@@ -97,26 +105,29 @@ def table(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> st
         canvas.ball(
             beside(at, yaw, width * 0.2, 0), (0.16, 0.16, 0.16), patterned(pick(rng), "plain", 1.0), foot=0.34
         )
-    return f"a {colour} table"
+    return with_article(f"{colour} table")
 
 
 def sofa(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand a sofa there; return its description."""
     colour = pick(rng)
     seat = patterned(colour, "plain", 1.0)
     canvas.box(at, (0.7, 0.2, 0.32), seat, yaw=yaw)
     canvas.box(beside(at, yaw, 0, 0.2), (0.7, 0.44, 0.1), patterned(colour, "stripes", 0.28), yaw=yaw)
-    return f"a {colour} sofa"
+    return with_article(f"{colour} sofa")
 
 
 def cabinet(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand a cabinet with two doors there; return its description."""
     colour, height = pick(rng), rng.uniform(0.55, 0.95)
     width = rng.uniform(0.4, 0.6)
     front = panel(COLOURS[colour], COLOURS[CONTRAST[colour]], (width, height), panes=2)
     canvas.box(at, (width, height, 0.26), front, yaw=yaw)
-    return f"a {colour} cabinet"
+    return with_article(f"{colour} cabinet")
 
 
 def tree(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Plant a tree with a round crown there; return its description."""
     trunk, crown = rng.uniform(0.4, 0.7), rng.uniform(0.6, 0.95)
     canvas.box(at, (0.11, trunk + 0.15, 0.11), patterned("brown", "plain", 1.0), yaw=yaw)
     colour = pick(rng, "green", "green", "olive", "orange", "pink", "teal")
@@ -126,12 +137,14 @@ def tree(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str
 
 
 def cypress(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Plant a cypress there; return its description."""
     width, height = rng.uniform(0.26, 0.36), rng.uniform(0.9, 1.4)
     canvas.ball(at, (width, height, width), patterned(pick(rng, "green", "teal"), "bands", 0.6, second="olive"))
     return "a cypress"
 
 
 def bush(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand a tub with a bush in it there; return its description."""
     colour = pick(rng, "red", "white", "sand", "blue", "brown")
     canvas.box(at, (0.44, 0.2, 0.44), patterned(colour, "bands", 0.2), yaw=yaw)
     canvas.ball(
@@ -141,6 +154,7 @@ def bush(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str
 
 
 def lamp(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand a lamp post there; return its description."""
     height = rng.uniform(0.7, 1.0)
     canvas.box(at, (0.08, height, 0.08), patterned("black", "plain", 1.0), yaw=yaw)
     everywhere = Pattern(mix=(1, 0, 0), duty=(1, 1))
@@ -150,6 +164,7 @@ def lamp(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str
 
 
 def stall(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand a market stall with an awning there; return its description."""
     colour = pick(rng, "red", "blue", "green", "orange", "purple", "teal")
     canvas.box(at, (0.7, 0.34, 0.36), patterned("brown", "bands", 0.24, second="sand"), yaw=yaw)
     for side in (-1, 1):
@@ -157,10 +172,11 @@ def stall(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> st
             beside(at, yaw, side * 0.31, 0), (0.06, 0.5, 0.06), patterned("black", "plain", 1.0), foot=0.34, yaw=yaw
         )
     canvas.box(at, (0.84, 0.12, 0.52), patterned(colour, "stripes", 0.28, second="white"), foot=0.82, yaw=yaw)
-    return f"a stall with a {colour} awning"
+    return f"a stall with {with_article(colour)} awning"
 
 
 def well(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand a fountain there; return its description."""
     colour = pick(rng, "grey", "sand", "white", "red")
     canvas.box(at, (0.6, 0.26, 0.6), patterned(colour, "bricks", 0.3), yaw=yaw)
     canvas.box(at, (0.42, 0.02, 0.42), patterned("sky blue", "plain", 1.0), foot=0.255, yaw=yaw)
@@ -169,20 +185,23 @@ def well(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str
 
 
 def arch(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Stand an arch there, wide enough to look through; return its description."""
     colour = pick(rng)
     for side in (-1, 1):
         canvas.box(beside(at, yaw, side * 0.42, 0), (0.16, 0.9, 0.16), patterned(colour, "bands", 0.3), yaw=yaw)
     canvas.box(at, (1.04, 0.18, 0.2), patterned(CONTRAST[colour], "plain", 1.0), foot=0.9, yaw=yaw)
-    return f"a {colour} arch"
+    return with_article(f"{colour} arch")
 
 
 def ball(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Lay a ball there; return its description."""
     colour, size = pick(rng), rng.uniform(0.3, 0.5)
     canvas.ball(at, (size, size, size), patterned(colour, "bands", size * 0.7))
-    return f"a {colour} ball"
+    return with_article(f"{colour} ball")
 
 
 def steps(canvas: Canvas, rng: np.random.Generator, at: Place, yaw: float) -> str:
+    """Build three steps there; return its description."""
     colour = pick(rng, "white", "sand", "grey", "teal", "red")
     for i in range(3):
         shade = colour if i % 2 == 0 else CONTRAST[colour]
@@ -231,4 +250,4 @@ def hang(canvas: Canvas, rng: np.random.Generator, wall: Wall, along: float, kin
     else:
         size = (rng.uniform(0.4, 0.7), rng.uniform(0.3, 0.45))
         put(size, min(0.42, tall - 0.55), panel(COLOURS["brown"], COLOURS[colour], size))
-    return f"a {colour} {kind}"
+    return with_article(f"{colour} {kind}")

@@ -1,7 +1,7 @@
 """A batched ray caster for scenes of boxes and ellipsoids: colour and depth for any camera of spec section 2.
 
-Rays carry their three components as separate tensors [frames, rays], and a solid's numbers broadcast over its rays, so
-that `torch.compile` fuses the whole trace into a few kernels; without it the same functions run as they stand.
+Rays carry their three components as separate tensors [frames, rays], and a solid's numbers broadcast over its rays,
+so that `torch.compile` fuses the whole trace into a few kernels; without it the same functions run as they stand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ _COMPILED_RAYS_AT_ONCE = 1 << 25
 
 
 class Picture(NamedTuple):
-    """What a camera sees: `frames` uint8 [F, H, W, 3]; `depth` float32 [F, H, W] along the optical axis, inf for sky."""
+    """What a camera sees.
+
+    Attributes:
+        frames: uint8 [F, H, W, 3].
+        depth: float32 [F, H, W] along the optical axis; inf where only sky is seen.
+    """
 
     frames: torch.Tensor
     depth: torch.Tensor
@@ -94,12 +99,15 @@ class Renderer:
     def _picture_by_strips(
         self, which: torch.Tensor, c2w: torch.Tensor, intrinsics: torch.Tensor, samples: int
     ) -> Picture:
-        """Render one frame on a CPU: solids out of view are left out, and strips of rays stay in the cache."""
-        scene = self.scenes.take(which[None]).visible(c2w)
+        """Render one frame on a CPU: in strips of rays that stay in the cache, each with the solids it can meet."""
+        scene = self.scenes.take(which[None])
         directions = _pixel_rays(intrinsics[None], self.size, samples)
         angle = _pixel_angle(intrinsics[None], self.size, samples)
         strips = zip(*(part.split(_RAYS_A_STRIP, dim=1) for part in directions), strict=True)
-        parts = [_trace(scene, c2w[None], strip, angle) for strip in strips]
+        parts = []
+        for x, y, z in strips:
+            low, high = torch.stack([x.min(), y.min()]), torch.stack([x.max(), y.max()])
+            parts.append(_trace(scene.visible(c2w, low, high), c2w[None], (x, y, z), angle))
         colour = torch.cat([colour for colour, _ in parts], dim=2)
         depth = torch.cat([depth for _, depth in parts], dim=1)
         return _picture(colour, depth, self.size, samples)
@@ -147,9 +155,10 @@ def _trace(
     """Return colour [F, 3, R] and depth along the optical axis [F, R] of camera rays with z = 1."""
     x, y, z = directions
     rotation, origin = c2w[:, :3, :3], c2w[:, :3, 3]
-    d = tuple(
+    dx, dy, dz = (
         rotation[:, i, 0, None] * x + rotation[:, i, 1, None] * y + rotation[:, i, 2, None] * z for i in range(3)
     )
+    d = (dx, dy, dz)
     boxes = _local_origin(scene.boxes, origin)
     balls = _local_origin(scene.balls, origin)
     box_depth, box = _box_entry(scene.boxes, boxes, d).min(dim=1)
@@ -247,7 +256,7 @@ def _shade(
     glow = hit[8 + 17] * mixed
     snow = light["snow"][:, 0] * ((-normal[1] - 0.3) / 0.4).clamp(0, 1)
     fog = 1 - torch.exp(-light["fog_density"][:, 0] * depth.clamp(max=100.0) * length)
-    background = _sky(light, tuple(part / length for part in d), angle)
+    background = _sky(light, (d[0] / length, d[1] / length, d[2] / length), angle)
     is_sky = depth >= _FAR
     channels = []
     for i in range(3):

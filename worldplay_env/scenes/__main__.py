@@ -1,0 +1,47 @@
+"""Start pictures from scenes: `python -m worldplay_env.scenes FOLDER`.
+
+Makes the bundled ones as they are; other seeds and sizes make others, in a folder that `starts=` of an env takes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from worldplay_env.scenes.starts import BUNDLED_SCENES, PICTURE_SIZE, write_starts
+
+
+@dataclass(frozen=True)
+class Args:
+    """Render scenes from where rollouts begin in them, and write the pictures and their captions."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where the pictures and starts.json go."""
+    seeds: tuple[int, ...] = ()
+    """Of the scenes; their pictures are named scene-SEED.png. By default those of the bundled pictures."""
+    size: tuple[int, int] = PICTURE_SIZE
+    """Height and width of the pictures."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code: 0, or 2 for what was asked for."""
+    args = tyro.cli(Args, prog="python -m worldplay_env.scenes", args=arguments)
+    try:
+        if min(args.size) < 1:
+            raise ValueError(f"--size must be two positive whole numbers, got {args.size}")
+        scenes = {f"scene-{seed}": seed for seed in args.seeds} or BUNDLED_SCENES
+        for path in write_starts(args.folder, scenes, args.size):
+            print(path)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

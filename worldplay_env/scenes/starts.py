@@ -1,0 +1,58 @@
+"""The scenes that the bundled start pictures show, and how such pictures are made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.scenes.build import Scene, build, stack
+from worldplay_env.scenes.render import Renderer
+
+BUNDLED_SCENES = {
+    "courtyard": 900_042,
+    "room": 900_039,
+    "street": 900_014,
+    "snow": 900_032,
+    "dusk": 900_006,
+    "night": 900_046,
+}
+"""The name of each bundled picture, and the seed of its scene: a held-out one."""
+PICTURE_SIZE = (384, 640)
+
+
+def first_picture(
+    scene: Scene, size: tuple[int, int] = PICTURE_SIZE, *, samples: int = 2, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Return what the scene shows from its start: uint8 [height, width, 3]; `samples` as in `Renderer`."""
+    renderer = Renderer(stack([scene], device), size, samples=samples)
+    which, pose = torch.zeros(1, dtype=torch.int64), torch.from_numpy(scene.start)[None]
+    return renderer.frames(which, pose, torch.tensor(DEFAULT_INTRINSICS))[0].cpu().numpy()
+
+
+def write_starts(
+    folder: Path, scenes: Mapping[str, int] = BUNDLED_SCENES, size: tuple[int, int] = PICTURE_SIZE
+) -> list[Path]:
+    """Write the scenes' first pictures, and a `starts.json` with their captions as prompts; return what was written.
+
+    Args:
+        folder: Made if it does not exist; files of these names in it are replaced.
+        scenes: Name of each picture -> seed of its scene.
+        size: Height and width of the pictures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    entries, written = [], []
+    for name, seed in scenes.items():
+        scene = build(seed)
+        path = folder / f"{name}.png"
+        Image.fromarray(first_picture(scene, size)).save(path, optimize=True)
+        entries.append({"image": path.name, "prompt": scene.caption})
+        written.append(path)
+    listing = folder / "starts.json"
+    listing.write_text(json.dumps(entries, indent=2) + "\n")
+    return [*written, listing]
