@@ -38,6 +38,7 @@ def main() -> None:
     world = worldplay_env.load(args.world)
     with worldplay_env.FilmWriter(args.out, world.fps) as film:
         for chunk in worldplay_env.roll_out(world, start, trajectory, seed=0):
+            assert chunk.frames is not None
             film.write(chunk.frames.cpu().numpy())  # as they come: the film never is in memory as a whole
             print(f"{film.frames} frames")
     print(args.out)

@@ -9,7 +9,7 @@ import worldplay_env
 
 env = gym.make("WorldPlay/Tiny-v0")
 obs, info = env.reset(seed=0)  # obs: uint8 [16, height, width, 3], the newest second of video
-with worldplay_env.FilmWriter("outputs/quickstart.mp4") as film:
+with worldplay_env.FilmWriter("outputs/quickstart.mp4", env.metadata["render_fps"]) as film:
     for keys in (["w"], ["w", "right"], ["w", "right"], ["w"]):
         action = worldplay_env.label_of_keys(keys)  # 0..80
         obs, reward, terminated, truncated, info = env.step(action)

@@ -8,8 +8,8 @@ import torch
 from worldplay_env.control.actions import motion_of
 from worldplay_env.control.camera import integrate
 from worldplay_env.control.trajectory import trajectory_of_poses
-from worldplay_env.dream import DreamWorld
-from worldplay_env.dream_rollout import DreamRollout
+from worldplay_env.dream.rollout import DreamRollout
+from worldplay_env.dream.world import DreamWorld
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
 from worldplay_env.model.transformer import Transformer
@@ -53,18 +53,21 @@ def small_transformer(dtype: torch.dtype = torch.float32) -> Transformer:
     return transformer.to(dtype)
 
 
-def small_world(**options: object) -> DreamWorld:
+def small_world(dtype: torch.dtype = torch.float32, **options: object) -> DreamWorld:
     """Return a small world without a text encoder."""
     autoencoder = Autoencoder(CONFIG.autoencoder)
     initialise(autoencoder, seed=2)
-    return DreamWorld(CONFIG, small_transformer(), autoencoder, **options)  # type: ignore[arg-type]
+    return DreamWorld(CONFIG, small_transformer(dtype), autoencoder.to(dtype), **options)  # type: ignore[arg-type]
 
 
-def begin(world: DreamWorld, seed: int, *, image: bool = True, prompt: int = 0) -> DreamRollout:
+def begin(
+    world: DreamWorld, seed: int, *, image: bool = True, prompt: int = 0, pose: np.ndarray | None = None
+) -> DreamRollout:
     """Begin a rollout from a picture of noise (the same for all) or from text alone."""
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8) if image else None
     embedding = torch.randn(TEXT_TOKENS, CONFIG.transformer.text_dim, generator=torch.Generator().manual_seed(prompt))
-    return world.start(Start(picture, f"prompt {prompt}"), seed, prompt_embedding=embedding)
+    start = Start(picture, f"prompt {prompt}", np.eye(4) if pose is None else pose)
+    return world.start(start, seed, prompt_embedding=embedding)
 
 
 def wander(chunks: int, seed: int, start: np.ndarray | None = None) -> list[Control]:

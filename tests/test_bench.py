@@ -12,7 +12,7 @@ import torch
 import worldplay_env
 from worldplay_env.bench import Args, Part, aged_rollout, main, measured_peak, report, table
 from worldplay_env.control.camera import view_matrices
-from worldplay_env.dream import DreamWorld
+from worldplay_env.dream.world import DreamWorld
 from worldplay_env.memory import select
 
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ from small_world import CONFIG, begin, small_world, wander
 from torch import Tensor, nn
 
 from worldplay_env import memory
-from worldplay_env.dream import DreamWorld
-from worldplay_env.dream_rollout import DreamRollout, PastChunk
+from worldplay_env.dream.rollout import DreamRollout, PastChunk
+from worldplay_env.dream.world import DreamWorld
 from worldplay_env.model import positional
-from worldplay_env.world import Chunk, Control, Start, WorldError
+from worldplay_env.world import Chunk, Control, Start, WorldError, load
 
 PATH = wander(8, seed=5)
 
@@ -153,11 +154,11 @@ def test_a_saved_rollout_goes_on_bit_for_bit_in_a_freshly_loaded_world(
 
 def test_a_file_that_is_no_rollout_of_this_world_is_refused(world: DreamWorld, tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"no tensors here")
-    with pytest.raises(ValueError, match="not a saved rollout"):
+    with pytest.raises(ValueError, match="no rollout saved in this world"):
         world.load_rollout(tmp_path / "noise")
     begin(world, 0).save(tmp_path / "rollout")
     other = small_world(weights="trained")
-    with pytest.raises(ValueError, match=r"holds a rollout of small \(random weights.*not of.*small \(trained"):
+    with pytest.raises(ValueError, match=r"of small \(random weights.*not of.*small \(trained"):
         other.load_rollout(tmp_path / "rollout")
 
 
@@ -201,16 +202,90 @@ def test_a_new_prompt_changes_what_comes_and_nothing_before(world: DreamWorld) -
     rollout, changed = begin(world, 3), begin(world, 3)
     before = _roll(world, rollout, 1), _roll(world, changed, 1)
     assert _same(*before)
-    changed.prompt_in_force = begin(world, 0, prompt=1).prompt_in_force
+    changed.encoded_prompt = begin(world, 0, prompt=1).encoded_prompt
     assert not _same(_roll(world, rollout, 1), _roll(world, changed, 1))
 
 
 def test_a_start_that_is_not_at_the_origin_dreams_the_same(world: DreamWorld) -> None:
     away = np.array(PATH[3].poses[2])
     moved = [Control(away @ control.poses, control.labels, control.intrinsics) for control in PATH[:3]]
-    rollout, plain = begin(world, 3), begin(world, 3)
+    rollout, plain = begin(world, 3, pose=away), begin(world, 3)
     for here, there in zip(_roll(world, plain, 3), _roll(world, rollout, 3, moved), strict=True):
         assert _relative(there.latents, here.latents) < 1e-4
+
+
+def test_the_callers_context_changes_nothing() -> None:
+    world, plain = small_world(), small_world()
+    rollout = begin(world, 3)
+    with torch.inference_mode():
+        first = world.step([rollout], [PATH[0]])[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        second = world.step([rollout], [PATH[1]])[0]
+    third = world.step([rollout], [PATH[2]])[0]
+    assert _same([first, second, third], _roll(plain, begin(plain, 3), 3))
+    assert third.latents is not None
+    assert not third.latents.is_inference()
+
+
+def test_threads_that_share_a_world_step_their_rollouts_as_they_would_alone(world: DreamWorld) -> None:
+    expected = [_roll(world, begin(world, seed), 3) for seed in range(4)]
+    rollouts = [begin(world, seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        chunks = list(pool.map(lambda rollout: _roll(world, rollout, 3), rollouts))
+    assert all(_same(one, other) for one, other in zip(chunks, expected, strict=True))
+
+
+def test_a_rollout_does_not_follow_arrays_that_its_caller_goes_on_to_change(world: DreamWorld) -> None:
+    poses, labels = np.array(PATH[0].poses), np.array(PATH[0].labels)
+    rollout = begin(world, 0)
+    chunk = world.step([rollout], [Control(poses, labels)])[0]
+    pose, kept = rollout.pose, rollout.history[0].latents.clone()
+    poses[:], labels[:] = 7, 0
+    assert chunk.latents is not None
+    chunk.latents.zero_()
+    assert np.array_equal(rollout.pose, pose)
+    assert np.array_equal(rollout.history[0].control.labels, PATH[0].labels)
+    assert torch.equal(rollout.history[0].latents, kept)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_low_precision_dreams_nearly_the_same(dtype: torch.dtype, tolerance: float) -> None:
+    exact, low = small_world(), small_world(dtype)
+    poses = PATH[:3]
+    rollout, other = begin(exact, 0), begin(low, 0)
+    for control in poses:  # teacher-forced: errors of one chunk alone
+        [expected], [chunk] = exact.step([rollout], [control]), low.step([other], [control])
+        assert chunk.latents is not None
+        assert chunk.latents.dtype == torch.float32
+        assert _relative(chunk.latents, expected.latents) < tolerance
+        other.history[-1] = rollout.history[-1]
+
+
+def test_a_rollout_saved_in_one_precision_goes_on_in_another(tmp_path: Path) -> None:
+    low, exact = small_world(torch.bfloat16), small_world()
+    rollout = begin(low, 0)
+    _roll(low, rollout, 2)
+    rollout.save(tmp_path / "rollout.safetensors")
+    loaded = exact.load_rollout(tmp_path / "rollout.safetensors")
+    assert _relative(_roll(exact, loaded, 1)[0].latents, _roll(low, rollout, 1)[0].latents) < 0.05
+
+
+def test_what_was_released_is_made_anew(world: DreamWorld) -> None:
+    rollout, plain = begin(world, 6), begin(world, 6)
+    expected = _roll(world, plain, 3)
+    chunks = _roll(world, rollout, 1)
+    world.release()
+    assert _same(chunks + _roll(world, rollout, 2), expected)
+
+
+def test_an_unknown_option_is_told() -> None:
+    with pytest.raises(ValueError, match=r"'speed'.*knows latents_per_decode and sample_image"):
+        load("tiny", speed=2)
+
+
+def test_random_weights_have_no_revision() -> None:
+    with pytest.raises(ValueError, match="no revisions, got revision='main'"):
+        load("tiny", weights="random", revision="main")
 
 
 # ---- nothing is committed unless all is well
@@ -282,6 +357,23 @@ def test_a_model_that_makes_nan_is_an_error_and_changes_nothing(decode: bool) ->
     assert world.step([rollout], [PATH[1]])[0].frames is not None
 
 
+def test_a_path_that_does_not_begin_at_the_start_is_refused(world: DreamWorld) -> None:
+    rollout = begin(world, 0)
+    with pytest.raises(ValueError, match=r"must be the start's own.*Start\(pose=...\)"):
+        world.step([rollout], [PATH[1]])
+    assert rollout.chunks == 0
+
+
+def test_a_stream_that_was_overtaken_commits_nothing(world: DreamWorld) -> None:
+    rollout = begin(world, 1)
+    frames = world.stream(rollout, PATH[0])
+    next(frames)
+    world.step([rollout], [PATH[0]])
+    with pytest.raises(WorldError, match="stepped while its frames were streamed"):
+        list(frames)
+    assert rollout.chunks == 1
+
+
 def test_wrong_arguments_are_refused_before_anything_runs(world: DreamWorld) -> None:
     rollout, stranger = begin(world, 0), begin(small_world(), 0)
     with pytest.raises(ValueError, match="one control"):
@@ -328,7 +420,7 @@ def test_work_that_does_not_depend_on_the_step_is_done_once(monkeypatch: pytest.
             positional, name, lambda *a, _name=name, _original=original: counts.update([_name]) or _original(*a)
         )
     rollouts = [begin(world, seed) for seed in range(2)]
-    rollouts[1].prompt_in_force = rollouts[0].prompt_in_force
+    rollouts[1].encoded_prompt = rollouts[0].encoded_prompt
     for n in range(6):
         world.step(rollouts, [PATH[n], PATH[n]])
     assert counts == {

@@ -99,7 +99,10 @@ def test_a_world_made_by_hand_cannot_be_pickled() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "atlantis"}, "unknown world 'atlantis': known are tiny, wan-5b, testcard, or a folder of weights"),
+        (
+            {"name": "atlantis"},
+            "unknown world 'atlantis': known are tiny, wan-5b, testcard, scene, or a folder of weights",
+        ),
         ({"name": "testcard", "dtype": "int8"}, "unknown dtype 'int8': known are float32, bfloat16, float16"),
         ({"name": "testcard", "device": "abacus"}, "unknown device 'abacus'"),
         ({"name": "testcard", "device": "cuda:77"}, "there is no device 'cuda:77'"),

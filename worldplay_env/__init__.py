@@ -110,7 +110,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-for _id, _world in (("Tiny", "tiny"), ("Wan5B", "wan-5b"), ("Testcard", "testcard")):
+for _id, _world in (("Tiny", "tiny"), ("Wan5B", "wan-5b"), ("Testcard", "testcard"), ("Scene", "scene")):
     gymnasium.register(
         id=f"WorldPlay/{_id}-v0",
         entry_point="worldplay_env.env:WorldPlayEnv",

@@ -19,14 +19,22 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from worldplay_env import memory
-from worldplay_env.dream import DreamWorld
-from worldplay_env.dream_rollout import DreamRollout, PastChunk
+from worldplay_env.dream.rollout import DreamRollout, PastChunk
+from worldplay_env.dream.world import DreamWorld
 from worldplay_env.model.autoencoder import uint8_to_pixels
 from worldplay_env.model.operations import chunk_operations, encode_operations
 from worldplay_env.model.sampler import TIMESTEPS
 from worldplay_env.record import versions, write_json
-from worldplay_env.world import CHUNK_FRAMES, CHUNK_LATENTS, FIRST_CHUNK_FRAMES, Control, Start, load
+from worldplay_env.world import (
+    CHUNK_FRAMES,
+    CHUNK_LATENTS,
+    FIRST_CHUNK_FRAMES,
+    MEMORY_LATENTS,
+    Control,
+    Start,
+    WorldError,
+    load,
+)
 
 WARM_UP = 2
 """Runs that are not counted: they allocate, choose kernels, and make the prompt's keys and values."""
@@ -53,6 +61,8 @@ class Args:
     """How often the chunk is made and measured."""
     json: Path | None = None
     """Where to write everything as JSON as well."""
+    revision: str | None = None
+    """The hub's commit or tag of weights that have to be downloaded."""
     accept_license: bool = False
     """Agree to the licence of weights that have to be downloaded."""
 
@@ -97,7 +107,7 @@ def aged_rollout(world: DreamWorld, chunks: int, seed: int) -> tuple[DreamRollou
             with torch.no_grad():
                 _, state = world.autoencoder.decode(latents[None])
         control = Control.of_labels(rollout.pose, generator.integers(0, 81, CHUNK_LATENTS), first=number == 0)
-        rollout.commit(PastChunk.of(latents, control), state, decoded=True)
+        rollout.commit(PastChunk.of(latents, control), state)
     return rollout, Control.of_labels(rollout.pose, generator.integers(0, 81, CHUNK_LATENTS), first=chunks == 0)
 
 
@@ -170,7 +180,7 @@ def _synchronise(device: torch.device) -> None:
 def _operations(world: DreamWorld, age: int, batch: int) -> dict[str, int]:
     """Return the operations of each part that has any, by the names of the timings."""
     config = world.config
-    seen = min(age * CHUNK_LATENTS, memory.MEMORY)
+    seen = min(age * CHUNK_LATENTS, MEMORY_LATENTS)
     counted = chunk_operations(config, seen, CHUNK_LATENTS, first=age == 0)
     step = counted.pop("denoise")
     parts = counted | {f"denoise_{index}": step for index in range(len(TIMESTEPS))}
@@ -240,7 +250,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code: 0, or 2 for what was asked for wrongly."""
+    """Run the program; return its exit code: 0, 2 for what was asked for, 1 for what went wrong."""
     args = tyro.cli(Args, prog="python -m worldplay_env.bench", args=arguments)
     try:
         _check(args)
@@ -249,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=args.device,
             dtype=args.dtype,
             weights=args.weights,
+            revision=args.revision,
             accept_license=args.accept_license,
         )
         if not isinstance(world, DreamWorld):
@@ -256,7 +267,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    parts = measure(world, args.age, args.batch, args.chunks)
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(world.device)  # loading is no part of a chunk
+    try:
+        parts = measure(world, args.age, args.batch, args.chunks)
+    except WorldError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     memory_bytes = peak_memory(world.device)  # before the matrix product, which needs some itself
     result = report(args, world, parts, measured_peak(world.device, world.transformer.dtype), memory_bytes)
     print(table(result))

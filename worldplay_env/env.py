@@ -30,19 +30,17 @@ from worldplay_env.world import (
     Start,
     World,
     WorldSpec,
+    check_fork,
     describe,
     load,
-    pick_device,
 )
 
 Reward = Callable[[np.ndarray, Any, dict[str, Any]], float]
 """A reward function: (observation, action, info) of a step -> its reward."""
 
 RENDER_MODES = ("rgb_array", "rgb_array_list", "human")
-ACTIONS = {
-    "chunk": f"one action a chunk, Discrete({NUM_ACTIONS})",
-    "latent": f"one a latent frame, MultiDiscrete([{NUM_ACTIONS}] * {CHUNK_LATENTS})",
-}
+ACTIONS = ("chunk", "latent")
+"""One action for a chunk, or one for each of its latent frames."""
 RESET_OPTIONS = ("image", "prompt")
 _NOT_GIVEN: Any = object()
 
@@ -51,7 +49,7 @@ class InvalidAction(gymnasium.error.InvalidAction, ValueError):  # noqa: N818 (G
     """An action that is not in the action space; nothing was changed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """A moment of an episode, to come back to with `WorldPlayEnv.restore`, any number of times; copies no tensor."""
 
@@ -251,7 +249,7 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         image, prompt = _merge_options(image, prompt, options)
         start = None if image is _NOT_GIVEN else read_start(image, "" if prompt is _NOT_GIVEN else prompt)
         world = self.world
-        pick_device(world.device)
+        check_fork(world.device)
         generator = copy.deepcopy((self._np_random, self._np_random_seed))
         try:
             super().reset(seed=seed)
@@ -318,7 +316,9 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         return None
 
     def snapshot(self) -> Snapshot:
-        """Return this moment of the episode; it costs nothing, and stays good when the episode goes on or ends.
+        """Return this moment of the episode; it stays good when the episode goes on or ends.
+
+        It copies nothing, but keeps the decoder's state of this moment in memory (of tiny 4 MB, of wan-5b 3.2 GB).
 
         It holds neither `np_random` nor what wrappers count (a time limit goes on).
         """

@@ -10,15 +10,19 @@ import numpy as np
 from gymnasium import spaces
 
 from worldplay_env.image import resize_frames
-from worldplay_env.world import CHUNK_FRAMES, CHUNK_LATENTS, Chunk, Control, Rollout, World, WorldSpec
+from worldplay_env.world import (
+    CHUNK_FRAMES,
+    CHUNK_LATENTS,
+    MEMORY_LATENTS,
+    Chunk,
+    Control,
+    Rollout,
+    World,
+    WorldSpec,
+)
 
-OBSERVATIONS = {
-    "chunk": "the frames of the chunk, uint8 [16, height, width, 3]",
-    "last": "the newest frame, uint8 [height, width, 3]",
-    "latent": "the chunk's latents, float32 [channels, 4, rows, columns]",
-}
-MEMORY_LATENTS = 16
-"""Length of `info["memory"]`: the most past latent frames that a chunk is made from."""
+OBSERVATIONS = ("chunk", "last", "latent")
+"""The chunk's frames, the newest frame, or the chunk's latents."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Args:
     """"random" for seeded random parameters, without a download. By default the world's own."""
     fps: float | None = None
     """Frames per second of playback. By default the world's, 16."""
+    revision: str | None = None
+    """The hub's commit or tag of weights that have to be downloaded."""
     accept_license: bool = False
     """Agree to the licence of weights that have to be downloaded."""
 
@@ -165,6 +167,7 @@ def _load_world(args: Args) -> World:
             device=args.device,
             dtype=args.dtype,
             weights=args.weights,
+            revision=args.revision,
             accept_license=args.accept_license,
         )
     except (ValueError, OSError, RuntimeError) as error:  # a name, a licence, a download, no memory

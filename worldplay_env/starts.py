@@ -75,7 +75,8 @@ def _of_list(folder: Path) -> Sequence[StartSource]:
     path = folder / LIST
     try:
         starts = [
-            (_existing(folder / entry["image"]), str(entry["prompt"])) for entry in json.loads(path.read_text())
+            (_existing(folder / entry["image"]), str(entry["prompt"]))
+            for entry in json.loads(path.read_text(encoding="utf-8"))
         ]
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise ValueError(f'{path} must hold a list of {{"image": file, "prompt": text}}: {error!r}') from error

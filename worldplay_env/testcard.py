@@ -20,6 +20,7 @@ from worldplay_env.world import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,
     FIRST_CHUNK_FRAMES,
+    MEMORY_LATENTS,
     Chunk,
     Control,
     Start,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     import torch
 
 FPS = 16
-MEMORY_LATENTS = 16
-"""The most past latent frames that a chunk is said to be made from: the newest ones."""
 COUNTER_BITS = 16
 NOISE_SCALE = 0.1
 GRAIN = 60.0
@@ -53,9 +52,18 @@ SPEC = WorldSpec(image_size=(96, 160), latent_shape=_latent_shape((96, 160)), fp
 """The sizes by default."""
 
 
+DEFAULT_DEVICE = "cpu"
+
+
+def describe(name: str = "testcard") -> WorldSpec:
+    """Return the sizes of the test picture by default."""
+    return SPEC
+
+
 def load(
+    name: str = "testcard",
     *,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     image_size: tuple[int, int] = SPEC.image_size,
     seconds_per_chunk: float = 0.0,
     dtype: str | None = None,
@@ -67,6 +75,7 @@ def load(
     """Return a test picture; `worldplay_env.load("testcard", ...)` calls this.
 
     Args:
+        name: What it is called.
         device: Where frames and latents are put; "cpu" by default.
         image_size: Height and width of a frame in pixels.
         seconds_per_chunk: How long making a chunk takes at least, to stand in for a model of that speed.
@@ -133,7 +142,7 @@ class Testcard(World):
         self,
         image_size: tuple[int, int] = SPEC.image_size,
         seconds_per_chunk: float = 0.0,
-        device: str | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
             raise ValueError(f"image_size must be two positive integers (height, width), got {image_size!r}")

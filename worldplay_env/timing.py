@@ -17,7 +17,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._marks: list[tuple[str, torch.cuda.Event | float]] = [("", self._now())]
 
     def lap(self, part: str) -> None:
@@ -26,18 +26,19 @@ class Stopwatch:
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each part and of all ("total"); waits for the device."""
-        if self._cuda:
-            torch.cuda.synchronize()
+        end = self._marks[-1][1]
+        if isinstance(end, torch.cuda.Event):
+            end.synchronize()
         parts: dict[str, float] = {}
         for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
             parts[part] = parts.get(part, 0.0) + _elapsed(before, after)
         return {**parts, "total": _elapsed(self._marks[0][1], self._marks[-1][1])}
 
     def _now(self) -> torch.cuda.Event | float:
-        if not self._cuda:
+        if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
 

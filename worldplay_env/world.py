@@ -7,6 +7,7 @@ Nothing here needs torch until a world is loaded.
 
 from __future__ import annotations
 
+import importlib
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -27,8 +28,6 @@ from worldplay_env.control.camera import (
 if TYPE_CHECKING:
     import torch
 
-    from worldplay_env.model.config import WorldConfig
-
 CHUNK_LATENTS = 4
 """Latent frames in a chunk: poses in a `Control`, and what one `step` generates."""
 FIRST_CHUNK_FRAMES = 13
@@ -37,11 +36,15 @@ CHUNK_FRAMES = 16
 """Images in every later chunk."""
 
 
+MEMORY_LATENTS = 16
+"""The most past latent frames that a chunk is made from."""
+
+
 class WorldError(RuntimeError):
     """A world could not make a chunk (non-finite output, no memory); its rollouts are as they were."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Start:
     """Where a rollout begins.
 
@@ -64,12 +67,13 @@ class Start:
         ):
             what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"Start.image must be a uint8 array [height, width, 3], got {what}")
-        check_poses(np.asarray(self.pose)[None])
+        object.__setattr__(self, "pose", _frozen(self.pose, np.float64))
+        check_poses(self.pose[None])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Control:
-    """The cameras of one chunk.
+    """The cameras of one chunk; it keeps its own, read-only copies of what it is given.
 
     In chunk 0 the first pose is that of the start, and three are new; in every later chunk all four are new.
 
@@ -94,6 +98,9 @@ class Control:
             raise ValueError(f"action labels are 0..80, got {labels.tolist()}")
         if error := normalised_intrinsics_error(self.intrinsics, CHUNK_LATENTS):
             raise ValueError(error)
+        object.__setattr__(self, "poses", _frozen(self.poses, np.float64))
+        object.__setattr__(self, "labels", _frozen(labels, np.int64))
+        object.__setattr__(self, "intrinsics", _frozen(self.intrinsics, np.float64))
 
     @classmethod
     def of_labels(cls, pose: np.ndarray, labels: Sequence[int] | np.ndarray, *, first: bool) -> Self:
@@ -104,14 +111,16 @@ class Control:
             labels: Four labels 0..80. In chunk 0 the first one is ignored: that latent frame is the start.
             first: Whether this is chunk 0.
         """
-        labels = np.array(labels, dtype=np.int64)
+        labels = np.array(labels)  # a copy
+        if labels.dtype.kind not in "iu" or labels.shape != (CHUNK_LATENTS,):
+            raise ValueError(f"a chunk has {CHUNK_LATENTS} integer labels, got {labels.dtype} {labels.shape}")
         if first:
             labels[0] = 0
-        poses = integrate(pose, [motion_of(label) for label in labels[int(first) :]])  # [4 or 5, 4, 4]
+        poses = integrate(pose, [motion_of(int(label)) for label in labels[int(first) :]])  # [4 or 5, 4, 4]
         return cls(poses=poses[-CHUNK_LATENTS:], labels=labels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """What one step made.
 
@@ -177,6 +186,8 @@ class World(Protocol):
     latent_shape: tuple[int, int, int, int] | None
     """Channels, latent frames, rows, columns of a chunk's latents; None for a world that has none."""
     device: torch.device
+    loaded_by: dict[str, Any] | None = None
+    """The arguments of the `load` that returned this world, by which it is pickled; None if it was made otherwise."""
 
     def start(self, start: Start, seed: int) -> Rollout:
         """Begin a rollout."""
@@ -216,9 +227,9 @@ class World(Protocol):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what the world was loaded by, not its weights."""
-        if "_load_arguments" not in vars(self):
+        if self.loaded_by is None:
             raise TypeError(f"only a world that load() returned can be pickled, by its arguments; got {self!r}")
-        return _reload, (vars(self)["_load_arguments"],)
+        return _reload, (self.loaded_by,)
 
 
 @dataclass(frozen=True)
@@ -234,6 +245,7 @@ WORLDS = {
     "tiny": "the small embedded world model; runs on a CPU",
     "wan-5b": "HY-WorldPlay WAN-5B; downloads 30 GB and wants a large GPU",
     "testcard": "a test picture that moves with the pose; no model",
+    "scene": "procedural scenes, rendered exactly: the truth that tiny is judged by; no model",
 }
 """The names that `load` knows beside a folder of weights."""
 
@@ -250,29 +262,21 @@ def describe(name: str | Path) -> WorldSpec:
     Raises:
         ValueError: An unknown name; the message lists the known ones.
     """
-    if str(name) == "testcard":
-        from worldplay_env import testcard
-
-        return testcard.SPEC
-    config = _config_of(str(name))
-    latent_shape = (config.autoencoder.z_dim, CHUNK_LATENTS, *config.latent_size)
-    return WorldSpec(image_size=config.image_size, latent_shape=latent_shape, fps=config.fps)
+    return _module(str(name)).describe(str(name))
 
 
-def _config_of(name: str) -> WorldConfig:
-    from worldplay_env.model.config import PRESETS
+def _module(name: str) -> Any:
+    """Return the module that describes and loads the world of that name, imported now.
 
-    if name in PRESETS:
-        return PRESETS[name]
-    if Path(name).is_dir():
-        from worldplay_env.weights import hub
-
-        return hub.folder_config(name)
-    raise _unknown_world(name)
-
-
-def _unknown_world(name: str) -> ValueError:
-    return ValueError(f"unknown world {name!r}: known are {', '.join(WORLDS)}, or a folder of weights")
+    It has `describe(name)`, `load(name, ...)` and `DEFAULT_DEVICE`, None for "cuda" where there is one.
+    """
+    if name == "testcard":
+        return importlib.import_module("worldplay_env.testcard")
+    if name == "scene":
+        return importlib.import_module("worldplay_env.scenes")
+    if name in WORLDS or Path(name).is_dir():
+        return importlib.import_module("worldplay_env.dream")
+    raise ValueError(f"unknown world {name!r}: known are {', '.join(WORLDS)}, or a folder of weights")
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -280,18 +284,14 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
     Raises:
         ValueError: No such device, or no CUDA device on this machine.
-        RuntimeError: CUDA is asked for in a process that was forked after its parent used CUDA.
+        RuntimeError: As `check_fork` says.
     """
     import torch
 
-    if torch.cuda._is_in_bad_fork() and (device is None or torch.device(device).type == "cuda"):
-        raise RuntimeError(
-            "CUDA cannot be used here: this process was forked after its parent had used CUDA. Start it with the "
-            'multiprocessing method "spawn" (AsyncVectorEnv(..., context="spawn")), or make the world in the child '
-            'alone, or with device="cpu"'
-        )
     if device is None:
+        check_fork("cuda")
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_fork(device)
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -301,15 +301,47 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
+def check_fork(device: str | torch.device) -> None:
+    """Raise RuntimeError if `device` is CUDA in a process that was forked after its parent used CUDA."""
+    import torch
+
+    if str(device).startswith("cuda") and torch.cuda._is_in_bad_fork():
+        raise RuntimeError(
+            "CUDA cannot be used here: this process was forked after its parent had used CUDA. Start it with the "
+            'multiprocessing method "spawn" (AsyncVectorEnv(..., context="spawn")), or make the world in the child '
+            'alone, or with device="cpu"'
+        )
+
+
+def check_seed(seed: int) -> int:
+    """Return a rollout's seed, or raise ValueError if it is not a whole number of 0 or more."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"a seed is a whole number of 0 or more, got {seed!r}")
+    return int(seed)
+
+
 def check_batch(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
     """Raise ValueError unless `World.step` can take these arguments (see there)."""
     if len(controls) != len(rollouts):
         raise ValueError(f"every rollout needs one control: got {len(rollouts)} rollouts, {len(controls)} controls")
     if len({id(rollout) for rollout in rollouts}) != len(rollouts):
         raise ValueError("a rollout is given twice in one step: fork it to go two ways from it")
+    for rollout, control in zip(rollouts, controls, strict=True):
+        if rollout.chunks == 0 and not np.allclose(control.poses[0], rollout.pose, atol=1e-4):
+            raise ValueError(
+                "the first pose of chunk 0 must be the start's own: give Start(pose=...) the one that the path begins"
+                f" with; the start is at {rollout.pose[:3, 3]}, the path at {control.poses[0, :3, 3]}"
+            )
     expected = (len(rollouts), *(world.latent_shape or ()))
     if noise is not None and tuple(noise.shape) != expected:
         raise ValueError(f"noise must have shape {expected}, got {tuple(noise.shape)}")
+
+
+def _frozen(array: Any, dtype: Any) -> np.ndarray:
+    """Return a read-only copy."""
+    copy = np.array(array, dtype=dtype)
+    copy.flags.writeable = False
+    return copy
 
 
 def load(
@@ -325,11 +357,11 @@ def load(
     """Return the world of that name; equal calls within a process share one while any of them is in use.
 
     Args:
-        name: "tiny", "wan-5b", "testcard", or a folder of weights.
+        name: "tiny", "wan-5b", "testcard", "scene", or a folder of weights.
         device: A torch device; by default "cuda" where there is one, else "cpu".
         dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         weights: "random" for seeded random parameters of the right sizes (no download); by default the world's own.
-        revision: The hub's commit or tag to download; by default the pinned ones.
+        revision: The hub's commit or tag to download; by default the newest, or what is in the hub's cache.
         accept_license: Agree to the licence of downloaded weights (asked for once, before the first download).
         options: What only one kind of world takes: `seconds_per_chunk` and `image_size` of the test picture,
             `latents_per_decode` and `sample_image` of the world models.
@@ -339,12 +371,22 @@ def load(
     """
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
-    key = (str(name), device, dtype, weights, revision, *sorted(options.items()))
+    module = _module(str(name))
+    place = pick_device(module.DEFAULT_DEVICE if device is None else device)
+    choices = {
+        "dtype": dtype or ("bfloat16" if place.type == "cuda" else "float32"),
+        "weights": weights,
+        "revision": revision,
+        **{option: tuple(value) if isinstance(value, list) else value for option, value in options.items()},
+    }
+    where = str(name) if name in WORLDS else str(Path(name).resolve())
+    key = (where, place.type, place.index or 0, *sorted(choices.items()))
     with _loading:
         world = _loaded.get(key)
         if world is None:
-            arguments = {
-                "name": str(name),
+            world = module.load(where, device=place, accept_license=accept_license, **choices)
+            world.loaded_by = {
+                "name": where,
                 "device": device,
                 "dtype": dtype,
                 "weights": weights,
@@ -352,23 +394,9 @@ def load(
                 "accept_license": accept_license,
                 **options,
             }
-            world = _load(**arguments)
-            vars(world)["_load_arguments"] = arguments
             _loaded[key] = world
         return world
 
 
 def _reload(arguments: dict[str, Any]) -> World:
     return load(**arguments)
-
-
-def _load(name: str, *, device: str | None, **options: Any) -> World:
-    if name == "testcard":
-        from worldplay_env import testcard
-
-        return testcard.load(device=device, **options)
-    if name in WORLDS or Path(name).is_dir():
-        from worldplay_env import dream
-
-        return dream.load(name, device=device, **options)
-    raise _unknown_world(name)

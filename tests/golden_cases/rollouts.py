@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +14,8 @@ from golden_cases.comparison import Row, compare, skipped
 from golden_cases.control import selected
 from golden_cases.networks import autoencoder_of, transformer_of
 from golden_cases.preparation import FALLS_SHORT, falls_short, normalised_pixels
-from worldplay_env.dream import DreamWorld
+from worldplay_env import memory
+from worldplay_env.dream.world import DreamWorld
 from worldplay_env.model.config import TextConfig, WorldConfig
 from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Start
 
@@ -57,7 +59,7 @@ def _world(case: Case) -> DreamWorld:
         ),
     )
     points = case.tensor("in/points").numpy() if "in/points" in case else None
-    return DreamWorld(config, transformer, autoencoder, memory_points=points)
+    return DreamWorld(config, transformer, autoencoder, select=functools.partial(memory.select, points=points))
 
 
 def _recorded_picture(case: Case) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,12 @@ from torch import Tensor
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
 from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import TINY
-from worldplay_env.training import checkpoint, distill, transformer
+from worldplay_env.training import distill
 from worldplay_env.training.distill import DistillOptions, Rollouts, pixel_loss, rollout_losses
-from worldplay_env.training.dreamer import Dreamer, Optimiser, fresh, roll_out, without_prompts
+from worldplay_env.training.dreamer import Dreamer, fresh, is_inside, roll_out, without_prompts
 from worldplay_env.training.latents import LatentPaths
+from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.transformer import TransformerOptions
 from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.weights.files import CheckpointError
 from worldplay_env.world import Control
@@ -53,7 +51,7 @@ def test_the_stages_rollouts_are_those_of_the_dream() -> None:
     start = paths.latents[0, 0].float()[:, None]
     rollout = begin(world, 0)
     rollout.start_latent = start
-    rollout.prompt_in_force = type(rollout.prompt_in_force)("p", dreamer.embed(paths.tokens, paths.mask)[0].detach())
+    rollout.encoded_prompt = type(rollout.encoded_prompt)("p", dreamer.embed(paths.tokens, paths.mask)[0].detach())
     generator = torch.Generator().manual_seed(5)
     control = Control(np.tile(np.eye(4), (4, 1, 1)), np.zeros(4, np.int64), np.tile(DEFAULT_INTRINSICS, (4, 1, 1)))
     for chunk in range(chunks):
@@ -87,12 +85,13 @@ def test_rollouts_begin_anew_at_the_end_of_their_paths() -> None:
     assert chunks == [0, 1, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_self_forcing_overfits_one_path() -> None:
     paths = still_paths(1, 2)
     dreamer = fresh(CONFIG, 0, CPU)
     fused = FusedTransformer(dreamer.transformer, torch.float32)
     autoencoder = initialise(Autoencoder(CONFIG.autoencoder), 2).requires_grad_(False)
-    optimiser, rollouts = Optimiser(dreamer, 1e-2), Rollouts(paths, 4)
+    optimiser, rollouts = Optimiser(dreamer, is_inside), Rollouts(paths, 4)
     options = DistillOptions(frames=64, decoded=2, memory_noise=0.0)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
@@ -101,9 +100,8 @@ def test_self_forcing_overfits_one_path() -> None:
         losses.append(
             rollout_losses(dreamer, fused, autoencoder, rollouts, paths, options, generator)["loss"].clone()
         )
-        optimiser.zero_grad()
         losses[-1].backward()
-        optimiser.step()
+        optimiser.step(1e-2)
     before, after = (torch.stack(part).mean() for part in (losses[:4], losses[-4:]))
     assert after < 0.7 * before
 
@@ -133,32 +131,3 @@ def test_dropped_prompts_are_the_empty_prompt() -> None:
 def test_distillation_needs_a_run_of_the_transformer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere.*no checkpoint"):
         distill.train(DistillOptions(folder=tmp_path / "new", transformer=tmp_path / "nowhere", device="cpu"))
-
-
-@pytest.mark.slow
-def test_both_stages_run_are_resumed_and_log(tmp_path: Path) -> None:
-    """In the real sizes, with an autoencoder of random weights: a few steps of each, killed and resumed between."""
-    random = initialise(Autoencoder(TINY.autoencoder), 0)
-    tensors = {"ema." + name: value for name, value in random.named_parameters()}
-    statistics = {"latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
-    checkpoint.save(tmp_path / "autoencoder", 1, 1.0, tensors, statistics)
-    small = TransformerOptions(
-        folder=tmp_path / "transformer", autoencoder=tmp_path / "autoencoder", paths=2, chunks=2, frames=48,
-        workers=0, held_out=1, max_steps=2, device="cpu", compile=False,
-    )  # fmt: skip
-    transformer.train(small)
-    run = transformer.train(replace(small, max_steps=1))
-    assert run.step == 3
-    shared = {name: value for name, value in vars(small).items() if name not in ("folder", "learning_rate")}
-    distilled = distill.train(
-        DistillOptions(
-            **shared, folder=tmp_path / "distill", transformer=tmp_path / "transformer", groups=1, decoded=1
-        )
-    )
-    assert distilled.step == 2
-    for name in ("transformer", "distill"):
-        assert (tmp_path / name / "rollouts.png").exists()
-        saved = checkpoint.latest(tmp_path / name)
-        assert saved is not None
-        assert {key.split(".")[1] for key in saved.tensors} == {"transformer", "text"}
-        assert "held-out psnr" in saved.notes

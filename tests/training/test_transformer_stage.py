@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +16,12 @@ from worldplay_env.control.camera import DEFAULT_INTRINSICS, integrate, rebase, 
 from worldplay_env.model import sampler
 from worldplay_env.model.attention import DifferentiableCache
 from worldplay_env.training import latents as data
-from worldplay_env.training.dreamer import Dreamer, Optimiser, fresh
-from worldplay_env.training.latents import LatentPaths, memory_length, path_labels, plan, undo
+from worldplay_env.training.dreamer import Dreamer, fresh, is_inside
+from worldplay_env.training.latents import LatentPaths
+from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.paths import memory_length, path_labels, plan, undo
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.transformer import TransformerOptions, draw_timesteps, flow_losses, prepare
+from worldplay_env.training.transformer import TransformerOptions, draw_timesteps, flow_losses, plan_ahead
 from worldplay_env.weights.checkpoint import initialise
 
 SIZE = (32, 48)
@@ -132,22 +133,21 @@ def test_flow_matching_overfits_one_path() -> None:
     paths, options = small_paths(1, 2), replace(OPTIONS, frames=96)
     dreamer = fresh(CONFIG, 0, CPU)
     fused = FusedTransformer(dreamer.transformer, torch.float32)
-    optimiser = Optimiser(dreamer, 1e-2)
+    optimiser = Optimiser(dreamer, is_inside)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
     for _ in range(80):
         losses.append(flow_losses(dreamer, fused, paths, options, rng, generator)["loss"])
-        optimiser.zero_grad()
         losses[-1].backward()
-        optimiser.step()
+        optimiser.step(1e-2)
     before, after = (torch.stack(part).mean() for part in (losses[:5], losses[-5:]))
     assert after < 0.6 * before
 
 
 def test_a_batch_size_that_a_memory_length_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match=r"multiple of 48.*100"):
-        prepare(replace(OPTIONS, frames=100), CPU, torch.float32, 0)
+        plan_ahead(replace(OPTIONS, frames=100), 0)
 
 
-def test_nothing_held_out_is_trained_on(tmp_path: Path) -> None:
+def test_nothing_held_out_is_trained_on() -> None:
     assert data.HELD_OUT_PATHS >= data.HELD_OUT_SEED

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
+import worldplay_env
 from worldplay_env.model.config import TINY, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
 from worldplay_env.weights import hub
 from worldplay_env.weights.checkpoint import (
@@ -344,14 +345,43 @@ def test_an_unknown_name_and_a_revision_of_a_folder_are_errors(tmp_path: Path) -
         resolve(tmp_path, revision="main")
 
 
-def test_the_package_carries_no_weights_under_an_unknown_name() -> None:
-    assert bundled("huge") is None
-
-
-def test_what_the_package_carries_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_the_package_carries_loads_and_is_called_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "tiny").mkdir()
-    write_compact(tmp_path / "tiny")
     monkeypatch.setattr(hub, "__file__", str(tmp_path / "hub.py"))
-    files = bundled("tiny")
+    assert bundled() is None
+    write_compact(tmp_path / "tiny")
+    files = bundled()
     assert files is not None
+    assert files.revision == "trained"
     load_all(files)
+
+
+@pytest.mark.parametrize("relative", [True, False], ids=["relative", "absolute"])
+def test_a_folder_of_weights_is_a_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
+    (tmp_path / "worlds" / "mine").mkdir(parents=True)
+    write_compact(tmp_path / "worlds" / "mine")
+    monkeypatch.chdir(tmp_path)
+    folder = Path("worlds/mine") if relative else tmp_path / "worlds" / "mine"
+    world = worldplay_env.load(folder)
+    assert world is worldplay_env.load(str(tmp_path / "worlds" / "mine"), device="cpu", dtype="float32")
+    assert (world.name, world.image_size) == ("small", (32, 64))
+    env = worldplay_env.WorldPlayEnv(world=folder, starts=[(None, "a place")])
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == (16, 32, 64, 3)
+    assert env.step(9)[0].any()
+    assert env.world is world
+
+
+def test_a_moved_folder_keeps_its_rollouts_and_another_folders_are_refused(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        write_compact(tmp_path / name)
+    (tmp_path / "there" / "README.md").write_text("other weights, say")
+    world = worldplay_env.load(tmp_path / "here")
+    world.start(worldplay_env.Start(prompt="a place"), 0).save(tmp_path / "rollout.safetensors")
+    (tmp_path / "here").rename(tmp_path / "moved")
+    assert worldplay_env.load(tmp_path / "moved").load_rollout(tmp_path / "rollout.safetensors").chunks == 0
+    with pytest.raises(ValueError, match="no rollout saved in this world"):
+        worldplay_env.load(tmp_path / "there").load_rollout(tmp_path / "rollout.safetensors")

@@ -17,7 +17,7 @@ SLOW_KERNEL_LIMIT = 20480
 ten times slower than the one it has for batches."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DecoderState:
     """What a decoder remembers of the latent frames it has seen; made by `Autoencoder.decode`, never written to.
 

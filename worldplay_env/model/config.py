@@ -219,7 +219,7 @@ TINY = WorldConfig(
         patch_size=4,
     ),
     text=TextConfig(
-        text_len=64,
+        text_len=128,
         vocab_size=384,
         d_model=64,
         d_kv=16,

@@ -7,6 +7,7 @@ of the token's camera, so that attention sees the relative projection P_i P_j^-1
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 ROPE_BASE = 10000.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Positions:
     """The position tables of one call's frames: made once a chunk, used by every block and denoising step.
 
@@ -39,10 +40,14 @@ def rope_split(head_dim: int) -> tuple[int, int, int]:
     return head_dim - 2 * side, side, side
 
 
+@functools.lru_cache(maxsize=32)
 def rope_table(
     frames: range, rows: int, columns: int, head_dim: int, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the cosines and sines of RoPE's angles, float32 [frames * rows * columns, head_dim / 2]."""
+    """Return the cosines and sines of RoPE's angles, float32 [frames * rows * columns, head_dim / 2].
+
+    A world needs few of them (five lengths of memory) and gets the same tensors again, not to be written to.
+    """
     time_dim, row_dim, column_dim = rope_split(head_dim)
     grid = torch.meshgrid(
         torch.arange(frames.start, frames.stop, dtype=torch.float64),
@@ -57,7 +62,8 @@ def rope_table(
         ],
         dim=1,
     )  # [frames * rows * columns, head_dim / 2], float64: the angles reach hundreds of radians
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    with torch.inference_mode(False):  # so that whoever comes next may train with them
+        return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ class Transformer(nn.Module):
                 call.
 
         Returns:
-            The velocity, shape and dtype of `latents` (in `out_channels` channels).
+            The velocity in the shape of `latents` (with `out_channels` channels) and the compute dtype.
         """
         x = self._embed_patches(latents)
         embedding = self._embed_frames(timesteps, labels)

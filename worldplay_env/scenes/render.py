@@ -6,6 +6,7 @@ so that `torch.compile` fuses the whole trace into a few kernels; without it the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -17,7 +18,10 @@ from worldplay_env.scenes.furniture import GROUND
 Rays = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 _FAR = 1e6
-_RAYS_A_STRIP = 1 << 13  # on a CPU: what fits its cache
+# On a CPU: what fits its cache, and less than the 32768 elements from which torch shares an operation among threads.
+# Those hundreds of small operations would spend their time waiting for one another wherever a core is busy.
+_RAYS_A_STRIP = 8000
+_ELEMENTS_AT_ONCE = 32_000
 _RAYS_AT_ONCE = 1 << 21  # on a GPU, not compiled: what fits its memory, times solids
 _COMPILED_RAYS_AT_ONCE = 1 << 25
 
@@ -101,46 +105,52 @@ class Renderer:
     ) -> Picture:
         """Render one frame on a CPU: in strips of rays that stay in the cache, each with the solids it can meet."""
         scene = self.scenes.take(which[None])
-        directions = _pixel_rays(intrinsics[None], self.size, samples)
+        columns, rows = _ray_slopes(intrinsics[None], self.size, samples)
         angle = _pixel_angle(intrinsics[None], self.size, samples)
-        strips = zip(*(part.split(_RAYS_A_STRIP, dim=1) for part in directions), strict=True)
+        height = max(1, _RAYS_A_STRIP // (columns.shape[1] * samples)) * samples  # of a strip, in rays
         parts = []
-        for x, y, z in strips:
-            low, high = torch.stack([x.min(), y.min()]), torch.stack([x.max(), y.max()])
-            parts.append(_trace(scene.visible(c2w, low, high), c2w[None], (x, y, z), angle))
-        colour = torch.cat([colour for colour, _ in parts], dim=2)
-        depth = torch.cat([depth for _, depth in parts], dim=1)
-        return _picture(colour, depth, self.size, samples)
+        for strip in rows.split(height, dim=1):
+            low, high = torch.cat([columns[0, :1], strip[0, :1]]), torch.cat([columns[0, -1:], strip[0, -1:]])
+            colour, depth = _trace(scene.visible(c2w, low, high), c2w[None], _rays(columns, strip), angle)
+            parts.append(_picture(colour, depth, (strip.shape[1] // samples, self.size[1]), samples))
+        return Picture(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
 
 
 def _render(
     scenes: SceneBatch, c2w: torch.Tensor, intrinsics: torch.Tensor, size: tuple[int, int], samples: int
 ) -> Picture:
     """Render one scene a frame, all rays at once."""
-    directions = _pixel_rays(intrinsics, size, samples)
-    colour, depth = _trace(scenes, c2w, directions, _pixel_angle(intrinsics, size, samples))
+    rays = _rays(*_ray_slopes(intrinsics, size, samples))
+    colour, depth = _trace(scenes, c2w, rays, _pixel_angle(intrinsics, size, samples))
     return _picture(colour, depth, size, samples)
 
 
 def _picture(colour: torch.Tensor, depth: torch.Tensor, size: tuple[int, int], samples: int) -> Picture:
     """Average a pixel's samples: colour [F, 3, rays] in 0..1 and depth [F, rays] to frames and depth."""
     height, width = size
-    colour = colour.unflatten(2, (height, samples, width, samples)).mean((3, 5))  # [F, 3, H, W]
-    frames = (colour.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    apart = colour.unflatten(2, (height, samples, width, samples))  # [F, 3, H, samples, W, samples]
+    each = [apart[:, :, :, i, :, j] for i in range(samples) for j in range(samples)]
+    colour = sum(each[1:], start=each[0]) / samples**2  # [F, 3, H, W]
+    frames = (colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     depth = depth.unflatten(1, (height, samples, width, samples))[:, :, 0, :, 0]
     return Picture(frames, torch.where(depth < _FAR, depth, torch.inf))
 
 
-def _pixel_rays(intrinsics: torch.Tensor, size: tuple[int, int], samples: int) -> Rays:
-    """Return the rays' x, y, z in camera axes, z = 1: each [F, H*samples*W*samples]."""
+def _ray_slopes(intrinsics: torch.Tensor, size: tuple[int, int], samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return x of every column of rays and y of every row, in camera axes, z = 1: [F, W*samples], [F, H*samples]."""
     height, width = size[0] * samples, size[1] * samples
     device = intrinsics.device
     rows = (torch.arange(height, device=device) + 0.5) / height
     columns = (torch.arange(width, device=device) + 0.5) / width
-    x = (columns - intrinsics[:, 0, 2, None]) / intrinsics[:, 0, 0, None]  # [F, width]
-    y = (rows - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]  # [F, height]
-    x = x[:, None, :].expand(-1, height, -1).flatten(1)
-    y = y[:, :, None].expand(-1, -1, width).flatten(1)
+    x = (columns - intrinsics[:, 0, 2, None]) / intrinsics[:, 0, 0, None]
+    y = (rows - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]
+    return x, y
+
+
+def _rays(columns: torch.Tensor, rows: torch.Tensor) -> Rays:
+    """Return the x, y, z of all rays of some columns [F, w] and rows [F, h], row by row: each [F, h*w]."""
+    x = columns[:, None, :].expand(-1, rows.shape[1], -1).flatten(1)
+    y = rows[:, :, None].expand(-1, -1, columns.shape[1]).flatten(1)
     return x, y, torch.ones_like(x)
 
 
@@ -159,15 +169,47 @@ def _trace(
         rotation[:, i, 0, None] * x + rotation[:, i, 1, None] * y + rotation[:, i, 2, None] * z for i in range(3)
     )
     d = (dx, dy, dz)
-    boxes = _local_origin(scene.boxes, origin)
-    balls = _local_origin(scene.balls, origin)
-    box_depth, box = _box_entry(scene.boxes, boxes, d).min(dim=1)
-    ball_depth, ball = _ball_entry(scene.balls, balls, d).min(dim=1)
+    box_depth, box = _nearest(_box_entry, scene.boxes, origin, d)
+    ball_depth, ball = _nearest(_ball_entry, scene.balls, origin, d)
     is_ball = ball_depth < box_depth
     depth = torch.minimum(ball_depth, box_depth)  # [F, R]
     solid = torch.where(is_ball, ball + scene.boxes.shape[1], box)
     colour = _shade(scene, origin, d, depth, solid, is_ball, angle)
     return colour, depth
+
+
+def _nearest(
+    entry: Callable[[torch.Tensor, Rays, Rays], torch.Tensor], solids: torch.Tensor, origin: torch.Tensor, d: Rays
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where each ray first enters one of the solids [F, N, 8], and which: depth and index, each [F, R]."""
+    count = solids.shape[1]
+    # On a GPU all solids at once; on a CPU a few, for which see `_ELEMENTS_AT_ONCE`.
+    at_once = max(1, _ELEMENTS_AT_ONCE // d[0].numel()) if solids.device.type == "cpu" else count
+    depth = torch.full_like(d[0], torch.inf)
+    index = torch.zeros_like(d[0], dtype=torch.int64)
+    for first in range(0, count, at_once):
+        group = solids[:, first : first + at_once]
+        entries = entry(group, _local_origin(group, origin), d)  # [F, at_once, R]
+        if at_once == count:
+            return entries.min(dim=1)
+        for number, other in enumerate(entries.unbind(1), first):  # on a CPU this is faster than min()
+            index = torch.where(other < depth, number, index)
+            depth = torch.minimum(other, depth)
+    return depth, index
+
+
+# On a CPU torch shares sqrt, floor, sin, exp and round of however few elements among threads, which costs what
+# `_ELEMENTS_AT_ONCE` says. These three, exp2 and a conversion to whole numbers are those that it does not.
+def _sqrt(x: torch.Tensor) -> torch.Tensor:
+    return x * x.clamp(min=1e-30).rsqrt()
+
+
+def _floor(x: torch.Tensor) -> torch.Tensor:
+    return torch.div(x, 1.0, rounding_mode="floor")
+
+
+def _sin(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sinc(x / math.pi)
 
 
 def _local_origin(solids: torch.Tensor, origin: torch.Tensor) -> Rays:
@@ -206,7 +248,7 @@ def _ball_entry(balls: torch.Tensor, local: Rays, d: Rays) -> torch.Tensor:
     b = rays[0] * start[0] + rays[1] * start[1] + rays[2] * start[2]
     c = start[0] * start[0] + start[1] * start[1] + start[2] * start[2] - 1
     discriminant = b * b - a * c
-    entry = (-b - discriminant.clamp(min=0).sqrt()) / a
+    entry = (-b - _sqrt(discriminant.clamp(min=0))) / a
     return torch.where((discriminant > 0) & (entry > 0), entry, _FAR)
 
 
@@ -221,9 +263,9 @@ def _shade(
 ) -> torch.Tensor:
     """Return the colour [F, 3, R] in 0..1 of what the rays hit at `depth`: paint, light, snow, fog; or the sky."""
     table = torch.cat([torch.cat([scene.boxes, scene.balls], 1), scene.surfaces], 2).transpose(1, 2)  # [F, C, N]
-    hit = torch.gather(table, 2, solid[:, None].expand(-1, table.shape[1], -1)).unbind(1)
+    hit = tuple(torch.gather(column, 1, solid) for column in table.unbind(1))  # each [F, R]
     light = {name: scene.light[:, where, None] for name, where in LIGHT.items()}  # each [F, width, 1]
-    length = (d[0] * d[0] + d[1] * d[1] + d[2] * d[2]).sqrt()
+    length = _sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
     point = tuple(origin[:, i, None] + depth * d[i] for i in range(3))
 
     # Into the solid's own axes, scaled so that its faces are at -1 and 1.
@@ -255,7 +297,7 @@ def _shade(
     sky = (0.82 - 0.18 * normal[1]) * (0.72 + 0.28 * torch.where(normal[1] < -0.5, 1.0, above))
     glow = hit[8 + 17] * mixed
     snow = light["snow"][:, 0] * ((-normal[1] - 0.3) / 0.4).clamp(0, 1)
-    fog = 1 - torch.exp(-light["fog_density"][:, 0] * depth.clamp(max=100.0) * length)
+    fog = 1 - torch.exp2(-math.log2(math.e) * light["fog_density"][:, 0] * depth.clamp(max=100.0) * length)
     background = _sky(light, (d[0] / length, d[1] / length, d[2] / length), angle)
     is_sky = depth >= _FAR
     channels = []
@@ -278,7 +320,7 @@ def _pattern(
     """
     period_u, period_v, offset_u, offset_v, duty_u, duty_v, mix_u, mix_v, mix_uv, row_shift, shear = surface[6:17]
     v = v / period_v + offset_v
-    u = u / period_u + offset_u + shear * v + row_shift * v.floor()
+    u = u / period_u + offset_u + shear * v + row_shift * _floor(v)
     first = _pulses(u, duty_u, footprint / period_u)
     second = _pulses(v, duty_v, footprint / period_v)
     return (mix_u * first + mix_v * second + mix_uv * first * second).clamp(0, 1)
@@ -289,7 +331,7 @@ def _pulses(x: torch.Tensor, duty: torch.Tensor, width: torch.Tensor) -> torch.T
     width = width.clamp(0.01, 8.0)
 
     def integral(x: torch.Tensor) -> torch.Tensor:
-        whole = x.floor()
+        whole = _floor(x)
         return whole * duty + torch.minimum(x - whole, duty)
 
     return (integral(x + width / 2) - integral(x - width / 2)) / width
@@ -303,9 +345,10 @@ def _sky(light: dict[str, torch.Tensor], d: Rays, angle: torch.Tensor) -> list[t
     halo = sun.clamp(min=0) ** 12 * 0.35 * light["glow"][:, 0]
     cloud = light["clouds"]
     x, z = d[0] / (up.clamp(min=0) + 0.35), d[2] / (up.clamp(min=0) + 0.35)
-    bank = (
-        torch.sin(2.3 * x + cloud[:, 1]) + torch.sin(1.9 * z + 1.1 * x + cloud[:, 2]) + 0.5 * torch.sin(4.1 * z - x)
+    first, second, third = (
+        _sin(wave) for wave in (2.3 * x + cloud[:, 1], 1.9 * z + 1.1 * x + cloud[:, 2], 4.1 * z - x)
     )
+    bank = first + second + 0.5 * third
     bank = (bank * 0.8 - 0.1).clamp(0, 1) * cloud[:, 0]
     # The hills' outline: a few harmonics of the direction's azimuth, by angle addition.
     norm = (d[0] * d[0] + d[2] * d[2]).clamp(min=1e-6).rsqrt()
@@ -316,7 +359,7 @@ def _sky(light: dict[str, torch.Tensor], d: Rays, angle: torch.Tensor) -> list[t
     hills = light["hills"]
     outline = hills[:, 0] + sum(hills[:, i + 1] * wave for i, wave in enumerate((c1, s1, c2, s2, c5, s5)))
     hill = ((outline - up) / (2 * angle) + 0.5).clamp(0, 1)
-    height = up.clamp(0, 1).sqrt()
+    height = _sqrt(up.clamp(0, 1))
     colours = []
     for i in range(3):
         colour = torch.lerp(light["horizon"][:, i].expand_as(up), light["zenith"][:, i].expand_as(up), height)

@@ -19,6 +19,10 @@ def _motion_table() -> np.ndarray:
 
 MOTIONS = _motion_table()
 """Float64 [81, 4]: forward, right, yaw and pitch of each action label, for one latent frame."""
+_STILL = 1e-9
+"""A way shorter than this, in units, is no motion: rounding leaves about 1e-16 of a turn on the spot."""
+_MOST_LOOKS = 256
+"""Enough for any way that ends in a scene; a longer one ends out of bounds."""
 
 
 def walk(
@@ -35,16 +39,36 @@ def walk(
     Returns:
         The true poses, float64 [B, T + 1, 4, 4], and which motions were stopped, bool [B, T].
     """
-    steps = motion_matrices(motions)
+    return follow(scenes, starts, motion_matrices(motions), margin)
+
+
+def follow(
+    scenes: Sequence[Scene], starts: np.ndarray, steps: np.ndarray, margin: float = MARGIN
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move a camera as `walk` does, by any rigid matrices of any length; a way is free if all of it is.
+
+    Args:
+        scenes: B scenes.
+        starts: Float64 [B, 4, 4] first poses in the scenes' coordinates.
+        steps: Float64 [B, T, 4, 4]: each pose's inverse times the next one.
+        margin: How close to a solid a camera may come.
+
+    Returns:
+        The true poses, float64 [B, T + 1, 4, 4], and which motions were stopped, bool [B, T].
+    """
     solids = np.stack([scene.solids for scene in scenes])
     bounds = np.stack([scene.bounds for scene in scenes])
     poses = [np.asarray(starts, np.float64)]
-    blocked = np.zeros(motions.shape[:2], bool)
-    for i in range(motions.shape[1]):
+    blocked = np.zeros(steps.shape[:2], bool)
+    for i in range(steps.shape[1]):
         pose = poses[-1] @ steps[:, i]
-        moves = np.abs(motions[:, i, :2]).sum(1) > 0
-        blocked[:, i] = moves & ~is_free(solids, bounds, pose[:, :3, 3], margin)
-        pose[blocked[:, i], :3, 3] = poses[-1][blocked[:, i], :3, 3]
+        before, way = poses[-1][:, :3, 3], pose[:, :3, 3] - poses[-1][:, :3, 3]
+        # No farther apart than the margin around a solid: one look is enough for a motion of the actions.
+        looks = min(int(np.ceil(np.linalg.norm(way, axis=1).max() / margin)) or 1, _MOST_LOOKS)
+        free = [is_free(solids, bounds, before + share * way, margin) for share in np.arange(1, looks + 1) / looks]
+        moves = np.abs(way).max(1) > _STILL
+        blocked[:, i] = moves & ~np.all(free, axis=0)
+        pose[blocked[:, i], :3, 3] = before[blocked[:, i]]
         poses.append(pose)
     return np.stack(poses, axis=1), blocked
 
@@ -89,7 +113,7 @@ def between(poses: np.ndarray, steps: int = 4) -> np.ndarray:
 
 
 def from_start(poses: np.ndarray, start: np.ndarray, scene_start: np.ndarray) -> np.ndarray:
-    """Return poses [N, 4, 4] of a rollout that began at `start` in the coordinates of a scene seen from `scene_start`."""
+    """Return poses [N, 4, 4] of a rollout that began at `start`, in a scene where it began at `scene_start`."""
     return scene_start @ rebase(poses, start)
 
 

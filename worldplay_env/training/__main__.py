@@ -1,13 +1,27 @@
-"""`python -m worldplay_env.training autoencoder | export`: what made the embedded world, stage by stage."""
+"""`python -m worldplay_env.training autoencoder | transformer | distill | export`: what made the embedded world.
+
+The stages in their order; each is resumed by the same command. What a later stage reads of an earlier one is small
+(`training.checkpoint` says which files), so that they may run on different machines.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import tyro
 
 from worldplay_env.training.autoencoder import AutoencoderOptions
+from worldplay_env.training.distill import DistillOptions
 from worldplay_env.training.export import ExportOptions
+from worldplay_env.training.transformer import TransformerOptions
 
-STAGES = {"autoencoder": AutoencoderOptions, "export": ExportOptions}
+STAGES: dict[str, Callable[..., Any]] = {
+    "autoencoder": AutoencoderOptions,
+    "transformer": TransformerOptions,
+    "distill": DistillOptions,
+    "export": ExportOptions,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

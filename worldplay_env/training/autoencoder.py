@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.model.config import TINY, AutoencoderConfig
 from worldplay_env.training.data import SceneClips, held_out_clips, peak_signal_to_noise, training_seeds
-from worldplay_env.training.run import Run, RunOptions
+from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.run import Run, RunOptions, compute_dtype, fast_convolutions
 from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.world import pick_device
 
 CLIP_LATENTS = 5
 """Length of a clip in latent frames: 17 images. One length: cuDNN plans its convolutions anew for every other."""
+CLIP_FRAMES = 4 * CLIP_LATENTS - 3
+FIRST_LOG_VARIANCE = -5.0
+"""Of the posterior before training: with more noise than that, the decoder has to begin without its input."""
 
 
 @dataclass(frozen=True)
@@ -27,57 +33,92 @@ class AutoencoderOptions(RunOptions):
     """Train the autoencoder on clips of scenes, rendered as they are needed."""
 
     folder: Path = Path("runs/autoencoder")
-    frames: int = 527
-    """Images in a batch, in clips of equal length."""
+    clips: int = 16
+    """Clips in a batch, of 17 images each."""
     scenes: int = 4096
     """Scenes that clips are drawn from."""
     kl: float = 2e-4
     """Weight of the posterior's divergence from a standard normal, a mean over latents."""
     edges: float = 0.5
     """Weight of the error of the pictures' gradients."""
+    held_out: int = 16
+    """Clips of held-out scenes that are reported on."""
+    measured: int = 256
+    """Clips that the latents' mean and deviation are measured on."""
     report_every: float = 1.0
-    """Minutes between reconstructions of held-out clips."""
+    """Minutes between reports."""
 
     def run(self) -> None:
-        """Train, until the time is up, and measure the latents' statistics."""
+        """Train, until the time is up."""
         train(self)
 
 
-def train(options: AutoencoderOptions) -> Run:
+def train(options: AutoencoderOptions) -> Run[Autoencoder]:
     """Train the autoencoder of the tiny world, or go on doing so; the run's checkpoint holds the result."""
     device = pick_device(options.device)
-    autoencoder = initialise(Autoencoder(TINY.autoencoder), options.seed, device=device)
-    for layer in autoencoder.modules():
-        if isinstance(layer, torch.nn.Conv3d):
-            layer.to(memory_format=torch.channels_last_3d)
-    run = Run(options, autoencoder)
-    fuse = options.compile and device.type == "cuda"
+    autoencoder = fresh(TINY.autoencoder, options.seed, device)
+    run = Run(options, autoencoder, Optimiser(autoencoder, is_inside))
     clips = SceneClips(
         training_seeds(options.scenes, options.seed),
         TINY.image_size,
         device,
-        compile=fuse,
-        frames_at_once=options.frames,
+        compile=options.compile and device.type == "cuda",
+        frames_at_once=options.clips * CLIP_FRAMES,
     )
-    held_out = held_out_clips(8, 5, TINY.image_size, device)
+    held_out = held_out_clips(options.held_out, CLIP_LATENTS, TINY.image_size, device)
+    path = clips.wander(np.random.default_rng(1), options.measured, CLIP_LATENTS)
+    measured = clips.render(path.which, path.poses)
+    run.notes["data"] = f"{options.clips} clips of {CLIP_FRAMES} images a step, through {options.scenes} scenes"
     rng = np.random.default_rng((options.seed, run.step))
-    run.start_clock()
     next_report = 0.0
+    run.start_clock()
     for step in run.steps():
-        count = max(1, options.frames // (4 * CLIP_LATENTS - 3))
-        path = clips.wander(rng, count, CLIP_LATENTS)
+        path = clips.wander(rng, options.clips, CLIP_LATENTS)
         video = as_video(clips.render(path.which, path.poses))
+        run.lap("data")
         generator = torch.Generator(device).manual_seed(step)
-        # Convolutions of few shapes, many times: let cuDNN measure which of its kernels is fastest.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        with fast_convolutions():
             run.update(losses(autoencoder, video, options, generator))
         if run.seconds >= next_report:
             next_report = run.seconds + options.report_every * 60
-            report(run, run.averaged, held_out)
-    report(run, run.averaged, held_out)
-    run.notes |= latent_statistics(run.averaged, clips, max(1, options.frames // 17))
+            report(run, held_out, measured, options.clips)
+    report(run, held_out, measured, options.clips)
     run.save()
     return run
+
+
+def fresh(config: AutoencoderConfig, seed: int, device: torch.device) -> Autoencoder:
+    """Return an autoencoder to begin with: blocks that add little, pictures near grey, latents of little noise."""
+    autoencoder = channels_last(initialise(Autoencoder(config), seed, device=device))
+    with torch.no_grad():
+        for name, parameter in autoencoder.named_parameters():
+            if name.endswith((".conv2.weight", ".proj.weight")):
+                parameter.mul_(0.3)
+        autoencoder.decoder.conv_out.weight.mul_(0.1)
+        posterior = autoencoder.quant_conv
+        assert posterior.bias is not None
+        posterior.weight[config.z_dim :] = 0.0
+        posterior.bias[config.z_dim :] = FIRST_LOG_VARIANCE
+    return autoencoder
+
+
+def channels_last(autoencoder: Autoencoder) -> Autoencoder:
+    """Lay the kernels in memory as the activations lie, and return the autoencoder."""
+    for layer in autoencoder.modules():
+        if isinstance(layer, nn.Conv3d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(layer, nn.Conv2d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+    return autoencoder
+
+
+def is_inside(name: str, parameter: nn.Parameter) -> bool:
+    """Return whether a parameter is a kernel between hidden layers, not one that meets pixels."""
+    return (
+        parameter.ndim >= 4
+        and not name.endswith("gamma")
+        and not name.startswith(("encoder.conv_in", "decoder.conv_out"))
+    )
 
 
 def as_video(frames: Tensor) -> Tensor:
@@ -85,17 +126,42 @@ def as_video(frames: Tensor) -> Tensor:
     return uint8_to_pixels(frames).permute(0, 4, 1, 2, 3)
 
 
+class _Rebuild(nn.Module):
+    """The autoencoder as one function of a video: the pictures from noisy latents, and the posterior."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, video: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        mean, log_variance = (part.float() for part in self.autoencoder.encode(video))
+        latents = mean
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+            latents = mean + noise * (0.5 * log_variance).exp()
+        rebuilt, _ = self.autoencoder.decode(self.autoencoder.normalise(latents), clamp=generator is None)
+        return rebuilt.float(), mean, log_variance
+
+
+def rebuild(
+    autoencoder: Autoencoder, video: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return video [B, 3, F, H, W] through encoder and decoder, and the latents' mean and log-variance, in float32.
+
+    With a generator, latents are drawn from the posterior and pictures are not clamped, as training wants it. The
+    float32 parameters are cast and all is computed in one dtype: automatic mixed precision would take the norms, and
+    what lies between them, to float32.
+    """
+    dtype = compute_dtype(video.device)
+    parameters = {f"autoencoder.{name}": value.to(dtype) for name, value in autoencoder.named_parameters()}
+    return functional_call(_Rebuild(autoencoder), parameters, (video, generator))
+
+
 def losses(
     autoencoder: Autoencoder, video: Tensor, options: AutoencoderOptions, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Return the reconstruction's losses on clips [B, 3, F, H, W]: absolute error, gradients' error, divergence."""
-    with mixed_precision(video.device):
-        mean, log_variance = autoencoder.encode(video)
-        mean, log_variance = mean.float(), log_variance.float()
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        latents = mean + noise * (0.5 * log_variance).exp()
-        rebuilt, _ = autoencoder.decode(autoencoder.normalise(latents), clamp=False)
-    rebuilt = rebuilt.float()
+    rebuilt, mean, log_variance = rebuild(autoencoder, video, generator)
     pixels = F.l1_loss(rebuilt, video) + 0.5 * F.mse_loss(rebuilt, video)
     edges = gradient_loss(rebuilt, video)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
@@ -114,52 +180,31 @@ def gradient_loss(video: Tensor, truth: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruct(autoencoder: Autoencoder, video: Tensor) -> Tensor:
-    """Return video [B, 3, F, H, W] through the encoder's mean and the decoder."""
-    with mixed_precision(video.device):
-        mean, _ = autoencoder.encode(video)
-        return autoencoder.decode(autoencoder.normalise(mean))[0].float()
+def report(run: Run[Autoencoder], held_out: Tensor, measured: Tensor, at_once: int) -> None:
+    """Log the PSNR of held-out clips uint8 [B, F, H, W, 3], and a strip: truth above, reconstruction below.
 
-
-def report(run: Run, autoencoder: Autoencoder, clips: Tensor) -> None:
-    """Log the PSNR of held-out clips uint8 [B, F, H, W, 3], and a strip: truth above, reconstruction below."""
-    rebuilt = reconstruct(autoencoder, as_video(clips))
-    frames = pixels_to_uint8(rebuilt.permute(0, 2, 3, 4, 1))
-    decibels = peak_signal_to_noise(frames.flatten(0, 1), clips.flatten(0, 1))
-    run.notes["psnr"] = float(decibels.mean())
-    run.report({"held-out psnr": float(decibels.mean()), "worst frame": float(decibels.min())})
-    rows = [torch.cat(list(row), dim=1) for row in (clips[:6, -1], frames[:6, -1])]
+    The latents' mean and deviation a channel over the clips `measured` join the notes, as a configuration holds them.
+    """
+    parts = [rebuild(run.averaged, as_video(clips))[0] for clips in held_out.split(at_once)]
+    frames = pixels_to_uint8(torch.cat(parts).permute(0, 2, 3, 4, 1))
+    decibels = peak_signal_to_noise(frames.flatten(0, 1), held_out.flatten(0, 1))
+    figures = {"held-out psnr": float(decibels.mean()), "worst frame": float(decibels.min())}
+    means = [rebuild(run.averaged, as_video(clips))[1] for clips in measured.split(at_once)]
+    latents = torch.cat(means).movedim(1, 0).flatten(1)  # [z, all]
+    run.notes |= {name: round(value, 3) for name, value in figures.items()}
+    run.notes |= {"latents_mean": latents.mean(1).tolist(), "latents_std": latents.std(1).clamp(min=1e-3).tolist()}
+    run.report(figures)
+    rows = [torch.cat(list(row), dim=1) for row in (held_out[:6, -1], frames[:6, -1])]
     run.show("reconstruction", torch.cat(rows, dim=0))
 
 
-@torch.no_grad()
-def latent_statistics(
-    autoencoder: Autoencoder, clips: SceneClips, count: int, batches: int = 16
-) -> dict[str, list[float]]:
-    """Return the latents' mean and deviation a channel over batches of `count` clips, as a configuration holds them."""
-    rng = np.random.default_rng(1)
-    latents = []
-    for _ in range(batches):
-        path = clips.wander(rng, count, 5)
-        with mixed_precision(clips.renderer.device):
-            latents.append(autoencoder.encode(as_video(clips.render(path.which, path.poses)))[0].float())
-    values = torch.cat(latents).movedim(1, 0).flatten(1)  # [z, all]
-    return {"latents_mean": values.mean(1).tolist(), "latents_std": values.std(1).clamp(min=1e-3).tolist()}
-
-
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """Return the context in which networks are trained: bfloat16 on a GPU, float32 on a CPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-def measured_config(notes: Mapping[str, object]) -> AutoencoderConfig:
-    """Return the tiny autoencoder's configuration with the statistics that a finished run measured.
+def measured_config(notes: Mapping[str, Any]) -> AutoencoderConfig:
+    """Return the tiny autoencoder's configuration with the statistics that a run measured.
 
     Raises:
-        ValueError: The run has not measured them: it was killed before its end.
+        ValueError: The run has not measured them: it was killed before its first report.
     """
     if "latents_mean" not in notes:
-        raise ValueError("this autoencoder run has no latent statistics yet: let it finish (resume it for a minute)")
-    return replace(
-        TINY.autoencoder, latents_mean=tuple(notes["latents_mean"]), latents_std=tuple(notes["latents_std"])
-    )  # type: ignore[arg-type]
+        raise ValueError("this autoencoder run has no latent statistics yet: resume it for a minute")
+    mean, deviation = tuple(notes["latents_mean"]), tuple(notes["latents_std"])
+    return replace(TINY.autoencoder, latents_mean=mean, latents_std=deviation)

@@ -1,9 +1,15 @@
 """Checkpoints of a training run: small files, written whole or not at all, verified when they are read.
 
-A run's folder holds one folder a checkpoint, `step-000123/`, with `index.json` (progress, and the SHA-256 of every
-file) and shards of at most 15 MiB in safetensors. It is written under a temporary name and then renamed, so that a
-killed run leaves the checkpoint before it. Parameters and their moving average are stored in float16, and the
-optimiser's state is not: it is as large again twice over, and a hundred warm-up steps rebuild it.
+A run's folder holds the newest checkpoint as `step-000123/`:
+
+    index.json                    progress, what the stage noted, and the SHA-256 of every file
+    model-00.safetensors, ...     the parameters, which only resuming this run needs
+    averages-00.safetensors, ...  their moving averages: all that a later stage and the export read
+
+So a later stage can run where `index.json` and the averages are, without the model's files. No file is larger than
+16 MiB. A checkpoint is written under a temporary name and then renamed, so that a killed run leaves the one before
+it. Tensors are stored in float16; the optimiser's state is not stored at all: it is as large again twice over, and a
+hundred warm-up steps rebuild it.
 """
 
 from __future__ import annotations
@@ -14,15 +20,19 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldplay_env.weights.files import CheckpointError
 
-SHARD_BYTES = 15 * 2**20
+SHARD_BYTES = 63 * 2**18
+"""Most tensor bytes in a file: 15.75 MiB, which leaves room for its header."""
+
+Group = Literal["model", "averages"]
 
 
 @dataclass(frozen=True)
@@ -30,31 +40,41 @@ class Saved:
     """A checkpoint as it was read.
 
     Attributes:
+        path: Its folder.
         step: Optimiser steps made so far.
         seconds: Time spent on them.
-        tensors: Float32, by the names that they were saved under.
-        notes: What the stage wrote beside them.
+        notes: What the stage wrote beside the tensors.
+        model: Parameters, float32, by name; empty if only the averages were asked for.
+        averages: Their moving averages, likewise.
     """
 
+    path: Path
     step: int
     seconds: float
-    tensors: dict[str, Tensor]
-    notes: dict[str, object]
+    notes: dict[str, Any]
+    model: dict[str, Tensor]
+    averages: dict[str, Tensor]
 
 
 def save(
-    folder: Path, step: int, seconds: float, tensors: Mapping[str, Tensor], notes: Mapping[str, object] | None = None
+    folder: Path,
+    step: int,
+    seconds: float,
+    model: Mapping[str, Tensor],
+    averages: Mapping[str, Tensor],
+    notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint of a run, remove the older ones, and return the new one's folder."""
     path = folder / f"step-{step:06d}"
     temporary = folder / f".{path.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    hashes = {}
-    for number, shard in enumerate(_shards(tensors)):
-        file = temporary / f"tensors-{number:02d}.safetensors"
-        save_file(shard, file)
-        hashes[file.name] = _sha256(file)
+    hashes: dict[str, str] = {}
+    for group, tensors in (("model", model), ("averages", averages)):
+        for number, shard in enumerate(_shards(tensors)):
+            file = temporary / f"{group}-{number:02d}.safetensors"
+            save_file(shard, file)
+            hashes[file.name] = _sha256(file)
     index = {"step": step, "seconds": seconds, "notes": dict(notes or {}), "sha256": hashes}
     (temporary / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(path, ignore_errors=True)
@@ -65,35 +85,73 @@ def save(
 
 
 def latest(folder: Path) -> Saved | None:
-    """Read the newest checkpoint of a run; None if it has none.
+    """Read the newest checkpoint of a run, all of it; None if it has none.
 
     Raises:
         CheckpointError: A file is missing or its content is not what was written; the message names it.
     """
     paths = _checkpoints(folder)
-    return read(paths[-1]) if paths else None
+    return _read(paths[-1], ("model", "averages")) if paths else None
 
 
-def read(path: Path) -> Saved:
-    """Read one checkpoint, a folder that `save` returned; raises what `latest` raises."""
+def averages(folder: Path) -> Saved:
+    """Read what a later stage needs of a run's newest checkpoint: its averages and notes.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or as in `latest`; files of the model are not looked at.
+    """
+    paths = _checkpoints(folder)
+    if not paths:
+        raise CheckpointError(f"{folder}: no checkpoint of a run there; train that stage first, or copy its folder")
+    return _read(paths[-1], ("averages",))
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's tensors to a module's parameters.
+
+    Raises:
+        CheckpointError: They are not those of this module, or of other sizes; nothing was changed.
+    """
+    parameters = dict(module.named_parameters())
+    wrong = {
+        name
+        for name in parameters.keys() | tensors.keys()
+        if name not in parameters or name not in tensors or parameters[name].shape != tensors[name].shape
+    }
+    if wrong:
+        raise CheckpointError(
+            f"the checkpoint is not one of this {type(module).__name__}: {', '.join(sorted(wrong)[:4])} differ; "
+            "use another folder, or the sizes that it was trained with"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def _read(path: Path, groups: tuple[Group, ...]) -> Saved:
     index_file = path / "index.json"
     try:
         index = json.loads(index_file.read_text(encoding="utf-8"))
         step, seconds, notes, hashes = (index[key] for key in ("step", "seconds", "notes", "sha256"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index_file}: missing or damaged ({error}); {_remedy(path)}") from error
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, dict[str, Tensor]] = {group: {} for group in ("model", "averages")}
     for name, expected in hashes.items():
-        file = path / name
-        if not file.exists():
-            raise CheckpointError(f"{file}: missing; {_remedy(path)}")
-        if _sha256(file) != expected:
-            raise CheckpointError(f"{file}: damaged (its SHA-256 is not the one in index.json); {_remedy(path)}")
-        try:
-            tensors |= load_file(file)
-        except SafetensorError as error:
-            raise CheckpointError(f"{file}: damaged ({error}); {_remedy(path)}") from error
-    return Saved(step, seconds, {name: tensor.float() for name, tensor in tensors.items()}, notes)
+        group = name.partition("-")[0]
+        if group in groups:
+            tensors[group] |= _read_shard(path / name, expected)
+    return Saved(path, step, seconds, notes, **tensors)
+
+
+def _read_shard(file: Path, expected: str) -> dict[str, Tensor]:
+    if not file.exists():
+        raise CheckpointError(f"{file}: missing; {_remedy(file.parent)}")
+    if _sha256(file) != expected:
+        raise CheckpointError(f"{file}: damaged (its SHA-256 is not the one in index.json); {_remedy(file.parent)}")
+    try:
+        return {name: tensor.float() for name, tensor in load_file(file).items()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: damaged ({error}); {_remedy(file.parent)}") from error
 
 
 def _remedy(path: Path) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldplay_env.control.actions import NUM_ACTIONS
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
-from worldplay_env.scenes.build import HELD_OUT_SEED, build, level_poses, stack
+from worldplay_env.scenes.build import HELD_OUT_SEED, Scene, build, level_poses, stack
 from worldplay_env.scenes.collision import is_free
 from worldplay_env.scenes.render import Renderer
 from worldplay_env.scenes.walk import MOTIONS, between, motion_matrices, walk
@@ -36,7 +36,7 @@ class SceneClips:
     """Clips of random scenes along random paths, rendered on the device.
 
     Args:
-        seeds: Of the scenes; training uses `training_seeds`.
+        scenes: The scenes, or their seeds; training uses `training_seeds`.
         size: Height and width of a frame.
         device: Where frames are rendered.
         compile: Whether to fuse the renderer; where that fails it runs unfused.
@@ -45,14 +45,14 @@ class SceneClips:
 
     def __init__(
         self,
-        seeds: Sequence[int],
+        scenes: Sequence[Scene | int],
         size: tuple[int, int],
         device: torch.device,
         *,
         compile: bool = False,
         frames_at_once: int | None = None,
     ) -> None:
-        self.scenes = [build(seed) for seed in seeds]
+        self.scenes = [build(scene) if isinstance(scene, int) else scene for scene in scenes]
         self._solids = np.stack([scene.solids for scene in self.scenes])
         self._bounds = np.stack([scene.bounds for scene in self.scenes])
         self.intrinsics = torch.tensor(DEFAULT_INTRINSICS, dtype=torch.float32, device=device)
@@ -85,7 +85,7 @@ class SceneClips:
         motion[:, 3] = tilted * rng.normal(0, np.radians(15), count).clip(-np.radians(45), np.radians(45))
         poses = poses @ motion_matrices(motion)
         own = np.stack([self.scenes[index].start for index in which])
-        return np.where(free.any(1)[:, None, None], poses, own)
+        return np.where(np.logical_or.reduce(free, axis=1)[:, None, None], poses, own)
 
     def walk(self, which: np.ndarray, starts: np.ndarray, labels: np.ndarray) -> Path:
         """Follow action labels [B, N - 1] from the starts [B, 4, 4]."""

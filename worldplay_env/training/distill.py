@@ -17,26 +17,29 @@ from torch import Tensor
 
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TINY
+from worldplay_env.training import checkpoint
 from worldplay_env.training import dreamer as shared
 from worldplay_env.training.dreamer import (
     Dreamer,
-    Optimiser,
     denoise,
     fresh,
+    is_inside,
     remember,
-    resumed_from,
+    trained_autoencoder,
     without_prompts,
 )
-from worldplay_env.training.latents import LatentPaths, memory_length
+from worldplay_env.training.latents import LatentPaths
+from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.paths import memory_length
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.run import Run, restore
+from worldplay_env.training.run import Run, compute_dtype, fast_convolutions
 from worldplay_env.training.transformer import (
     PROMPTS_DROPPED,
     DreamerOptions,
-    compute_dtype,
     flow_losses,
     noised,
-    prepare,
+    plan_ahead,
+    render_data,
 )
 from worldplay_env.world import CHUNK_LATENTS, pick_device
 
@@ -109,26 +112,31 @@ class Rollouts:
         self.chunk += 1
 
 
-def train(options: DistillOptions) -> Run:
+def train(options: DistillOptions) -> Run[Dreamer]:
     """Train the four-step sampler of the tiny world, or go on doing so."""
     device = pick_device(options.device)
     dreamer = fresh(TINY, options.seed, device)
-    first = not list(options.folder.glob("step-*"))
-    if first:
-        restore(dreamer, resumed_from(options.transformer), "ema.")
-    run = Run(options, dreamer)
-    run.optimiser = Optimiser(dreamer, options.learning_rate)  # type: ignore[assignment]
+    begins = not list(options.folder.glob("step-*"))
+    if begins:
+        before = checkpoint.averages(options.transformer)
+        checkpoint.fill(dreamer, before.averages)
+    run = Run(options, dreamer, Optimiser(dreamer, is_inside))
+    if begins:
+        run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
     dtype = compute_dtype(device)
-    autoencoder, paths, held_out = prepare(options, device, dtype, data_seed=7 + run.step)
+    autoencoder = trained_autoencoder(options.autoencoder, TINY, device, dtype)
+    planned = plan_ahead(options, data_seed=7 + run.step)
     compiled = (options.frames, options.frames // 4) if options.compile else ()
     fused = FusedTransformer(dreamer.transformer, dtype, compiled)
     fused.warm_up(TINY.tokens_per_frame)
+    paths, held_out = render_data(options, autoencoder, planned)
+    run.notes["data"] = f"{len(paths)} paths of {paths.chunks} chunks, one a scene, others in each call"
     rng = np.random.default_rng((options.seed, run.step, 1))
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     groups = [Rollouts(paths, options.frames // 16) for _ in range(options.groups)]
-    run.start_clock()
-    if first:
+    if begins:
         shared.report(run, autoencoder, held_out, options.chunks, dtype)
+    run.start_clock()
     next_report = run.seconds + options.report_every * 60
     for step in run.steps():
         if rng.random() < options.replay:
@@ -137,7 +145,8 @@ def train(options: DistillOptions) -> Run:
         else:
             rollouts = groups[step % len(groups)]
             rollouts.next(rng)
-            run.update(rollout_losses(dreamer, fused, autoencoder, rollouts, paths, options, generator))
+            with fast_convolutions():
+                run.update(rollout_losses(dreamer, fused, autoencoder, rollouts, paths, options, generator))
         if run.seconds >= next_report:
             next_report = run.seconds + options.report_every * 60
             shared.report(run, autoencoder, held_out, options.chunks, dtype)

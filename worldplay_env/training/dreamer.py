@@ -1,11 +1,10 @@
-"""What the two stages of the transformer share: networks, optimiser, the four-step sampler, held-out rollouts."""
+"""What the two stages of the transformer share: networks, the four-step sampler, held-out rollouts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,13 @@ from worldplay_env.model.config import WorldConfig
 from worldplay_env.model.text import embed, text_model
 from worldplay_env.model.transformer import Transformer
 from worldplay_env.training import checkpoint
-from worldplay_env.training.autoencoder import measured_config
+from worldplay_env.training.autoencoder import channels_last, measured_config
 from worldplay_env.training.data import peak_signal_to_noise
-from worldplay_env.training.latents import Chunks, LatentPaths, memory_length
+from worldplay_env.training.latents import Chunks, LatentPaths
+from worldplay_env.training.paths import memory_length
 from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.training.run import Run
 from worldplay_env.weights.checkpoint import initialise, load_autoencoder
-from worldplay_env.weights.files import CheckpointError
 from worldplay_env.world import CHUNK_LATENTS
 
 END_TOKEN = 1
@@ -63,56 +62,23 @@ def fresh(config: WorldConfig, seed: int, device: torch.device) -> Dreamer:
     return dreamer
 
 
-class Optimiser:
-    """Muon for the matrices of the blocks (Jordan et al., 2024), AdamW for everything else, at one learning rate.
-
-    Muon's steps are scaled to the size of AdamW's, so that one rate suits both.
-    """
-
-    def __init__(self, module: nn.Module, learning_rate: float) -> None:
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, parameter in module.named_parameters():
-            (matrices if ".blocks." in f".{name}" and parameter.ndim == 2 else others).append(parameter)
-        self._parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-        ]
-        if matrices:
-            self._parts.append(
-                torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-            )
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of both, whose learning rates may be set."""
-        return [group for part in self._parts for group in part.param_groups]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for part in self._parts:
-            part.zero_grad(set_to_none=set_to_none)
-
-    def step(self) -> None:
-        """Make one step."""
-        for part in self._parts:
-            part.step()
+def is_inside(name: str, parameter: nn.Parameter) -> bool:
+    """Return whether a parameter is a matrix of one of the transformer's blocks."""
+    return name.startswith("transformer.blocks.") and parameter.ndim == 2
 
 
 def trained_autoencoder(
     run_folder: Path, config: WorldConfig, device: torch.device, dtype: torch.dtype
 ) -> Autoencoder:
-    """Return the averaged autoencoder of a finished run, frozen.
+    """Return the averaged autoencoder of a run, frozen.
 
     Raises:
         CheckpointError: The run has no checkpoint, or a damaged one.
-        ValueError: It has not been finished: its latents' statistics are missing.
+        ValueError: Its latents' statistics are missing: it was killed before its first report.
     """
-    saved = checkpoint.latest(run_folder)
-    if saved is None:
-        raise CheckpointError(f"{run_folder}: no checkpoint of an autoencoder's run; train that stage first")
-    averages = {name.removeprefix("ema."): value for name, value in saved.tensors.items() if name.startswith("ema.")}
-    autoencoder = load_autoencoder(averages, measured_config(saved.notes), device=device, dtype=dtype)
-    return autoencoder.requires_grad_(False)
+    saved = checkpoint.averages(run_folder)
+    autoencoder = load_autoencoder(saved.averages, measured_config(saved.notes), device=device, dtype=dtype)
+    return channels_last(autoencoder.requires_grad_(False))
 
 
 class Step(NamedTuple):
@@ -181,7 +147,7 @@ def decode(autoencoder: Autoencoder, latents: Tensor, at_once: int = 8) -> Tenso
     return torch.cat(parts).permute(0, 2, 3, 4, 1).contiguous()
 
 
-def report(run: Run, autoencoder: Autoencoder, paths: LatentPaths, chunks: int, dtype: torch.dtype) -> None:
+def report(run: Run[Dreamer], autoencoder: Autoencoder, paths: LatentPaths, chunks: int, dtype: torch.dtype) -> None:
     """Log how held-out rollouts of so many chunks compare with the truth, and show some: truth above, dream below.
 
     Figures are PSNR of whole frames: of all chunks, of the last, of the autoencoder, of repeating the first frame.
@@ -189,7 +155,7 @@ def report(run: Run, autoencoder: Autoencoder, paths: LatentPaths, chunks: int, 
     assert paths.frames is not None
     frames = 4 * CHUNK_LATENTS * chunks - 3
     truth = paths.frames[:, :frames]
-    dreamt = decode(autoencoder, roll_out(cast(Dreamer, run.averaged), paths, chunks, dtype))
+    dreamt = decode(autoencoder, roll_out(run.averaged, paths, chunks, dtype))
     rebuilt = decode(autoencoder, paths.latents[:, : CHUNK_LATENTS * chunks].transpose(1, 2).float())
     each = _decibels(dreamt, truth)  # [N, frames]
     bounds = [0] + [13 + 16 * chunk for chunk in range(chunks)]
@@ -221,15 +187,3 @@ def without_prompts(tokens: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tens
     empty = torch.zeros_like(tokens)
     empty[:, 0] = 1
     return torch.where(dropped[:, None], END_TOKEN * empty, tokens), torch.where(dropped[:, None], empty, mask)
-
-
-def resumed_from(run_folder: Path) -> Mapping[str, Tensor]:
-    """Return the averaged parameters of another run's newest checkpoint, by their names.
-
-    Raises:
-        CheckpointError: The run has no checkpoint, or a damaged one.
-    """
-    saved = checkpoint.latest(run_folder)
-    if saved is None:
-        raise CheckpointError(f"{run_folder}: no checkpoint of a run there; train that stage first")
-    return {name: value for name, value in saved.tensors.items() if name.startswith("ema.")}

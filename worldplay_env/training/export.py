@@ -1,62 +1,143 @@
-"""Last stage: the moving averages of the trained networks become the files that `worldplay_env.load` reads."""
+"""Last stage: the moving averages of the trained networks become the folder that `worldplay_env.load` reads.
+
+Beside the weights in half precision and `config.json`, with the latents' measured statistics, it holds a card,
+`README.md`. Everything is made and checked beside the folder first; then `config.json` is the last to be put in it,
+so that nobody takes half a folder for weights.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TINY, WorldConfig
 from worldplay_env.training import checkpoint
 from worldplay_env.training.autoencoder import measured_config
+from worldplay_env.training.checkpoint import Saved
+from worldplay_env.training.dreamer import Dreamer
+from worldplay_env.training.run import command
 from worldplay_env.weights.checkpoint import upstream_name
 from worldplay_env.weights.files import CheckpointError
-from worldplay_env.weights.folder import write_config
+from worldplay_env.weights.folder import local_files, write_config
+
+MOST_BYTES = 40_000_000
+"""Of all files together: the weights are part of the package."""
+FILES = ("transformer.safetensors", "text_encoder.safetensors", "autoencoder.safetensors", "README.md", "config.json")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write the newest checkpoints as weights in half precision."""
+    """Write the newest checkpoints as the weights that the package carries."""
 
     autoencoder: Path = Path("runs/autoencoder")
     """The autoencoder's run."""
+    dreamer: Path = Path("runs/distill")
+    """The run of the transformer and the text encoder: the distillation's, or one of the transformer stage."""
     out: Path = Path("worldplay_env/weights/tiny")
-    """Where the files go."""
+    """The folder of the files; what else is there stays."""
 
     def run(self) -> None:
-        """Write the files and say what they hold."""
-        config = export_autoencoder(self.autoencoder, self.out)
-        print(f"{self.out}: autoencoder.safetensors, config.json of {config.name!r}")
+        """Write the files and say how large they are."""
+        config = export(self.autoencoder, self.dreamer, self.out)
+        size = sum((self.out / name).stat().st_size for name in FILES)
+        print(f"{self.out}: the weights of {config.name!r}, {size / 1e6:.1f} MB")
 
 
-def export_autoencoder(run_folder: Path, out: Path) -> WorldConfig:
-    """Write autoencoder.safetensors, and config.json with the latents' statistics; return the configuration.
+def export(autoencoder: Path, dreamer: Path, out: Path) -> WorldConfig:
+    """Write the weights, their configuration and their card to a folder; return the configuration.
+
+    Args:
+        autoencoder: The autoencoder's run.
+        dreamer: The run of the transformer and the text encoder.
+        out: Where to; other files in it (the bundled starts) are kept.
 
     Raises:
-        CheckpointError: The run has no checkpoint, or a damaged one.
+        CheckpointError: A run has no checkpoint, a damaged one, or one of other networks; nothing was written.
+        ValueError: The autoencoder's latents have not been measured, or the files are too large; likewise.
     """
-    saved = _newest(run_folder)
-    config = replace(TINY, autoencoder=measured_config(saved.notes))
-    out.mkdir(parents=True, exist_ok=True)
-    write_half(saved.tensors, out / "autoencoder.safetensors")
-    write_config(config, out)
+    pictures, dreams = checkpoint.averages(autoencoder), checkpoint.averages(dreamer)
+    config = replace(TINY, autoencoder=measured_config(pictures.notes))
+    with torch.device("meta"):
+        _check(Autoencoder(config.autoencoder), pictures)
+        _check(Dreamer(config), dreams)
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        _write(_part(dreams.averages, "transformer."), temporary / "transformer.safetensors", upstream=True)
+        _write(_part(dreams.averages, "text."), temporary / "text_encoder.safetensors")
+        _write(pictures.averages, temporary / "autoencoder.safetensors")
+        write_config(config, temporary)
+        (temporary / "README.md").write_text(card(pictures, dreams), encoding="utf-8")
+        local_files(temporary)
+        size = sum(file.stat().st_size for file in temporary.iterdir())
+        if size > MOST_BYTES:
+            raise ValueError(f"the files take {size / 1e6:.1f} MB, and at most {MOST_BYTES / 1e6:.0f} MB may be kept")
+        _put(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return config
 
 
-def write_half(tensors: Mapping[str, Tensor], file: Path, names: bool = False) -> None:
-    """Write the averaged parameters of a checkpoint in float16, under upstream's names if `names`."""
-    averages = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
+def card(autoencoder: Saved, dreamer: Saved) -> str:
+    """Return the card of the weights: what was trained on what, how long, with which figures, by which commands."""
+    runs = [("Autoencoder", autoencoder), ("Transformer and text encoder", dreamer)]
+    earlier = dreamer.notes.get("began_with")
+    lines = [
+        "# The embedded world's weights",
+        "",
+        "Trained from nothing on clips of procedural scenes (`worldplay_env.scenes`), rendered while training.",
+        "Scenes with seeds of 900,000 and more were held out; the figures below are of those.",
+        "The parameters are moving averages, in float16.",
+    ]
+    for title, saved in runs:
+        lines += ["", f"## {title}", "", *_history(saved.step, saved.seconds, saved.notes)]
+        if saved is dreamer and earlier:
+            lines += ["", "It began with the averages of this run:", "", *_history(**earlier)]
+    lines += ["", "## The commands", "", "```"]
+    for notes in (autoencoder.notes, earlier["notes"] if earlier else {}, dreamer.notes):
+        lines += notes.get("commands", [])
+    options = ExportOptions(autoencoder=autoencoder.path.parent, dreamer=dreamer.path.parent)
+    lines += [command(options), "```", ""]
+    return "\n".join(lines)
+
+
+def _history(step: int, seconds: float, notes: Mapping[str, object]) -> list[str]:
+    """Return the rows of one run: steps, time, and what the stage noted in words and figures."""
+    rows = [f"- steps: {step}", f"- training time: {seconds / 60:.1f} minutes"]
+    rows += [f"- {name}: {value}" for name, value in notes.items() if isinstance(value, int | float | str)]
+    return rows
+
+
+def _check(module: nn.Module, saved: Saved) -> None:
+    """Raise CheckpointError unless the averages are those of this module, by names and shapes."""
+    try:
+        checkpoint.fill(module, {name: value.to("meta") for name, value in saved.averages.items()})
+    except CheckpointError as error:
+        raise CheckpointError(f"{saved.path}: {error}") from error
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _write(tensors: Mapping[str, Tensor], file: Path, *, upstream: bool = False) -> None:
+    """Write tensors in float16, under the names that upstream's transformer has if `upstream`."""
     save_file(
-        {upstream_name(name) if names else name: value.to(torch.float16) for name, value in averages.items()}, file
+        {upstream_name(name) if upstream else name: value.to(torch.float16) for name, value in tensors.items()}, file
     )
 
 
-def _newest(run_folder: Path) -> checkpoint.Saved:
-    saved = checkpoint.latest(run_folder)
-    if saved is None:
-        raise CheckpointError(f"{run_folder}: no checkpoint of a run there; train this stage first")
-    return saved
+def _put(ready: Path, out: Path) -> None:
+    """Move the files of one folder into another, which is one of weights only while its config.json is there."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / FILES[-1]).unlink(missing_ok=True)
+    for name in FILES:
+        (ready / name).replace(out / name)

@@ -167,11 +167,11 @@ class FusedTransformer:
     def _rest(self, block: Block, x: Tensor, out: Tensor, frames: _Frames, text: KeysValues) -> Tensor:
         """Finish a block after its self-attention `out` [b, f n, 2 heads, d]."""
         count, tokens = x.shape[:2]
-        out = out.reshape(count, tokens, *out.shape[2:])
+        out = out.reshape(count, tokens, *out.shape[2:]).contiguous()
         x, q = self._run(_after_attention, block, x, frames, out)  # q: [M, n, heads, d]
         batch = len(text[0])
         out = _attend(q.unflatten(0, (batch, -1)).flatten(1, 2), *text)
-        return self._run(_after_text, block, x, frames, out.reshape(count, tokens, -1))
+        return self._run(_after_text, block, x, frames, out.reshape(count, tokens, -1).contiguous())
 
     def _run(self, piece: Callable[..., Any], block: Block, x: Tensor, frames: _Frames, *more: Tensor) -> Any:
         run = self._fused[piece] if len(x) in self._compiled else piece
@@ -179,7 +179,8 @@ class FusedTransformer:
         return run(block, x, *parts, *more)
 
     def _tokens(self, latents: Tensor) -> Tensor:
-        return self.transformer._embed_patches(latents).flatten(0, 1).to(self.dtype)  # [b f, n, dim]
+        tokens = self.transformer._embed_patches(latents).flatten(0, 1)  # [b f, n, dim]
+        return tokens.to(self.dtype).contiguous()
 
     def _frames(self, where: range, latents: Tensor, timesteps: Tensor, labels: Tensor, viewmats: Tensor) -> _Frames:
         transformer, batch, count = self.transformer, len(latents), len(where)

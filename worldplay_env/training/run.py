@@ -6,17 +6,24 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from worldplay_env.training import checkpoint
+from worldplay_env.training.optimiser import Optimiser
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+Module = TypeVar("Module", bound=nn.Module)
+
+FIRST_LOG, LOG_EVERY = 20, 50
+"""Steps of a call before its first line of figures, and between later ones."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,12 @@ class RunOptions:
     folder: Path
     """Where checkpoints and logs go; a run that is there already is resumed."""
     minutes: float = 8.0
-    """How long this call may train."""
+    """How long this call may take, its preparation included; only the last report and checkpoint come after."""
     total_minutes: float | None = None
-    """The training time, over all calls, that the learning rate is planned for; this call's if not given."""
+    """Training time, over all calls, after which the learning rate is at its lowest; by default this call's end."""
     save_every: float = 2.0
     """Minutes between checkpoints."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
     warmup: int = 100
     """Steps from a learning rate of nearly 0, at the start and after resuming."""
     ema: float = 0.999
@@ -43,15 +50,16 @@ class RunOptions:
     max_steps: int | None = None
     """Stop after as many steps in this call, whatever the time."""
     compile: bool = True
-    """Fuse the renderer with torch.compile, on a GPU."""
+    """Fuse parts with torch.compile."""
 
 
-class Run:
-    """One stage's training: the optimiser, its schedule by the clock, the moving average, checkpoints and logs.
+class Run(Generic[Module]):
+    """One stage's training: its schedule by the clock, the moving average, checkpoints and logs.
 
     Args:
         options: Of the stage.
         module: What is trained, on its device; filled from the newest checkpoint, if there is one.
+        optimiser: Of the module.
 
     Attributes:
         step: Optimiser steps made, over all calls.
@@ -59,9 +67,9 @@ class Run:
         notes: What the stage wants to find beside its tensors.
     """
 
-    def __init__(self, options: RunOptions, module: nn.Module) -> None:
-        self.options = options
-        self.module = module
+    def __init__(self, options: RunOptions, module: Module, optimiser: Optimiser) -> None:
+        self._began = time.monotonic()
+        self.options, self.module, self.optimiser = options, module, optimiser
         self.device = next(module.parameters()).device
         self.step = 0
         self.notes: dict[str, Any] = {}
@@ -69,131 +77,184 @@ class Run:
         self.averaged = copy.deepcopy(module).requires_grad_(False).eval()
         if saved := checkpoint.latest(options.folder):
             self.step, self._seconds_before, self.notes = saved.step, saved.seconds, dict(saved.notes)
-            restore(module, saved.tensors, "model.")
-            restore(self.averaged, saved.tensors, "ema.")
+            checkpoint.fill(module, saved.model)
+            checkpoint.fill(self.averaged, saved.averages)
+        self.notes |= {"seed": options.seed, "hardware": hardware(self.device), "torch": str(torch.__version__)}
+        self.notes["commands"] = [*self.notes.get("commands", []), command(options)]
         self._first_step = self.step
-        self._started = self._saved = time.monotonic()
-        self.optimiser = torch.optim.AdamW(
-            module.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
-        )
         self._sums: dict[str, Tensor] = {}
-        self._logged = (self.step, time.monotonic())
-        self._writer: SummaryWriter | None = None
+        self._watch = Stopwatch(self.device)
+        self._writer = _writer(options.folder / "log")
+        self.start_clock()
 
     @property
     def seconds(self) -> float:
         """Training time so far, earlier calls included."""
         return self._seconds_before + time.monotonic() - self._started
 
+    def start_clock(self) -> None:
+        """Count the training time from now: what came before (scenes, compiling) was preparation."""
+        self._started = self._saved = time.monotonic()
+        left = self._began + self.options.minutes * 60 - self._started
+        total = self.options.total_minutes
+        self._planned = max(1.0, self._seconds_before + left if total is None else total * 60)
+        self._logged = (self.step, self._started)
+
     def steps(self) -> Iterator[int]:
-        """Yield each step's number while there is time; write a checkpoint every few minutes and at the end."""
+        """Yield the number of each step to make while there is time; save every few minutes and at the end."""
         options = self.options
-        while time.monotonic() - self._started < options.minutes * 60:
+        while time.monotonic() - self._began < options.minutes * 60:
             if options.max_steps is not None and self.step - self._first_step >= options.max_steps:
                 break
+            self.lap("between")
             yield self.step
-            self.step += 1
             if time.monotonic() - self._saved > options.save_every * 60:
                 self.save()
         self.save()
 
-    def start_clock(self) -> None:
-        """Count the time from now: what came before (building scenes, compiling) was preparation."""
-        self._started = self._saved = time.monotonic()
-        self._logged = (self.step, time.monotonic())
+    def lap(self, part: str) -> None:
+        """Count the time since the lap before for this part of a step."""
+        self._watch.lap(part)
 
     def rate(self) -> float:
         """Return the learning rate: a cosine over the planned time, down to 2 %, under a warm-up in steps."""
-        total = self.options.total_minutes or (self._seconds_before / 60 + self.options.minutes)
-        progress = min(1.0, self.seconds / (total * 60))
+        progress = min(1.0, self.seconds / self._planned)
         cosine = 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress))
         warm = min(1.0, (self.step - self._first_step + 1) / max(1, self.options.warmup))
         return self.options.learning_rate * cosine * warm
 
-    def update(self, losses: Mapping[str, Tensor], *, every: int = 50) -> None:
-        """Make one optimiser step on `losses["loss"]` and log the losses' means every so many steps."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
-        self.optimiser.zero_grad(set_to_none=True)
+    def update(self, losses: Mapping[str, Tensor]) -> None:
+        """Make one optimiser step on `losses["loss"]`; every so many steps log the losses' means."""
         losses["loss"].backward()
+        self.lap("network")
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         # A gradient that is not finite counts as none, without waiting for the device to say so.
-        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-        for gradient in gradients:
-            gradient.nan_to_num_(0.0, 0.0, 0.0)
-        self.optimiser.step()
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+        self.optimiser.step(self.rate())
         self._average()
-        self._log({**losses, "gradient": norm}, every)
+        self.step += 1
+        self.lap("optimiser")
+        self._log({**losses, "gradient": norm})
 
     def _average(self) -> None:
         decay = min(self.options.ema, (self.step + 1) / (self.step + 10))
-        average, current = list(self.averaged.parameters()), list(self.module.parameters())
-        torch._foreach_lerp_(average, [parameter.detach() for parameter in current], 1 - decay)
+        average = cast(list[Tensor], list(self.averaged.parameters()))
+        current = [parameter.detach() for parameter in self.module.parameters()]
+        torch._foreach_lerp_(average, current, 1 - decay)
 
-    def _log(self, values: Mapping[str, Tensor], every: int) -> None:
+    def _log(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.detach()
-        if (self.step + 1) % every:
+        made = self.step - self._first_step
+        if made != FIRST_LOG and made % LOG_EVERY:
             return
         first, since = self._logged
-        now = time.monotonic()
-        count = self.step + 1 - first
+        count = self.step - first
         means = {name: float(total) / count for name, total in self._sums.items()}
+        parts = {f"{part} s": seconds / count for part, seconds in self._watch.take().items()}
+        now = time.monotonic()
         means["steps/s"] = count / max(1e-9, now - since)
-        self._sums, self._logged = {}, (self.step + 1, now)
-        self.report(means)
+        self._sums, self._logged = {}, (self.step, now)
+        self.report(means | parts | _memory(self.device))
 
     def report(self, values: Mapping[str, float]) -> None:
         """Print figures and write them to TensorBoard."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(f"step {self.step + 1:6d}  {self.seconds / 60:6.2f} min  lr {self.rate():.2e}  {text}", flush=True)
+        print(f"step {self.step:6d}  {self.seconds / 60:6.2f} min  lr {self.rate():.2e}  {text}", flush=True)
         for name, value in values.items():
-            self.writer.add_scalar(name, value, self.step + 1)
+            self._writer.add_scalar(name, value, self.step)
 
     def show(self, name: str, strip: Tensor) -> None:
         """Write a picture, uint8 [H, W, 3], to TensorBoard and as a PNG beside the checkpoints."""
         from PIL import Image
 
-        self.writer.add_image(name, strip.cpu(), self.step + 1, dataformats="HWC")
-        Image.fromarray(strip.cpu().numpy()).save(self.options.folder / f"{name}.png")
-
-    @property
-    def writer(self) -> SummaryWriter:
-        """The TensorBoard log, in the run's folder."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.options.folder / "log"))
-        return self._writer
+        picture = strip.cpu().numpy()
+        self._writer.add_image(name, picture, self.step, dataformats="HWC")
+        Image.fromarray(picture).save(self.options.folder / f"{name}.png")
 
     def save(self) -> Path:
         """Write a checkpoint now."""
-        tensors = {"model." + name: parameter for name, parameter in self.module.named_parameters()}
-        tensors |= {"ema." + name: average for name, average in self.averaged.named_parameters()}
         self._saved = time.monotonic()
-        return checkpoint.save(self.options.folder, self.step, self.seconds, tensors, self.notes)
-
-
-def restore(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Fill a module's parameters from a checkpoint's tensors of that prefix.
-
-    Raises:
-        CheckpointError: The checkpoint is of another module or other sizes.
-    """
-    parameters = dict(module.named_parameters())
-    found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    wrong = [
-        name for name in parameters | found if getattr(found.get(name), "shape", None) != _shape(parameters, name)
-    ]
-    if wrong:
-        raise checkpoint.CheckpointError(
-            f"the checkpoint is not one of this {type(module).__name__}: {', '.join(sorted(wrong)[:4])} differ; "
-            "use another folder, or the sizes that it was trained with"
+        return checkpoint.save(
+            self.options.folder,
+            self.step,
+            self.seconds,
+            dict(self.module.named_parameters()),
+            dict(self.averaged.named_parameters()),
+            self.notes,
         )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(found[name])
 
 
-def _shape(parameters: Mapping[str, Tensor], name: str) -> torch.Size | None:
-    return parameters[name].shape if name in parameters else None
+class Stopwatch:
+    """Where the time of training steps goes: on a GPU by events in its queue, which nobody waits for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._laps: list[tuple[str, Any]] = []
+
+    def lap(self, part: str) -> None:
+        """Count the time since the lap before for `part`; before the first lap there is none."""
+        if self._device.type == "cuda":
+            now: Any = torch.cuda.Event(enable_timing=True)
+            now.record()
+        else:
+            now = time.monotonic()
+        self._laps.append((part, now))
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds of each part since the call before; waits for the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        seconds: dict[str, float] = {}
+        for (_, before), (part, now) in pairwise(self._laps):
+            spent = before.elapsed_time(now) / 1000 if self._device.type == "cuda" else now - before
+            seconds[part] = seconds.get(part, 0.0) + spent
+        self._laps = self._laps[-1:]
+        return seconds
+
+
+def command(options: Any) -> str:
+    """Return the command line that gives a stage these options, those that are not the default ones."""
+    words = ["python -m worldplay_env.training", type(options).__name__.removesuffix("Options").lower()]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value != field.default:
+            name = field.name.replace("_", "-")
+            words.append(
+                f"--{'' if value is not False else 'no-'}{name}" + ("" if isinstance(value, bool) else f" {value}")
+            )
+    return " ".join(words)
+
+
+def hardware(device: torch.device) -> str:
+    """Return what a device is, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads of a CPU"
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """Return what networks compute in while they are trained: bfloat16 on a GPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def fast_convolutions() -> Any:
+    """Return the context in which cuDNN measures its kernels for each shape: for few shapes, many times."""
+    # Named arguments all: left out, `enabled` would turn cuDNN off.
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
+
+
+def _writer(folder: Path) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """Return the most memory that tensors took, in GiB, and how often it did not suffice at first."""
+    if device.type != "cuda":
+        return {}
+    retries = torch.cuda.memory_stats(device).get("num_alloc_retries", 0)
+    return {"peak GiB": torch.cuda.max_memory_allocated(device) / 2**30, "retries": float(retries)}

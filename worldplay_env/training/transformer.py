@@ -7,7 +7,9 @@ lightly noised, so that the small errors of a rollout's own history do not grow.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,12 @@ from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TINY
 from worldplay_env.training import dreamer as shared
 from worldplay_env.training.data import training_seeds
-from worldplay_env.training.dreamer import Dreamer, Optimiser, fresh, remember, trained_autoencoder, without_prompts
+from worldplay_env.training.dreamer import Dreamer, fresh, is_inside, remember, trained_autoencoder, without_prompts
 from worldplay_env.training.latents import HELD_OUT_PATHS, LatentPaths, render_paths
+from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.paths import Plan, plans
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.run import Run, RunOptions
+from worldplay_env.training.run import Run, RunOptions, compute_dtype
 from worldplay_env.world import CHUNK_LATENTS, pick_device
 
 MEMORY_LENGTHS = (0, 4, 8, 12, 16)
@@ -41,7 +45,7 @@ class DreamerOptions(RunOptions):
     """The finished run of the autoencoder."""
     paths: int = 12288
     """Paths that are rendered and encoded before training, one a scene."""
-    data_seconds: float = 100.0
+    data_seconds: float = 75.0
     """Time for that; training goes on with the paths that are ready then."""
     chunks: int = 16
     """Length of a path."""
@@ -69,16 +73,18 @@ class TransformerOptions(DreamerOptions):
         train(self)
 
 
-def train(options: TransformerOptions) -> Run:
+def train(options: TransformerOptions) -> Run[Dreamer]:
     """Train the networks of the tiny world by flow matching, or go on doing so."""
     device = pick_device(options.device)
     dreamer = fresh(TINY, options.seed, device)
-    run = Run(options, dreamer)
-    run.optimiser = Optimiser(dreamer, options.learning_rate)  # type: ignore[assignment]
+    run = Run(options, dreamer, Optimiser(dreamer, is_inside))
     dtype = compute_dtype(device)
-    autoencoder, paths, held_out = prepare(options, device, dtype, data_seed=run.step)
+    autoencoder = trained_autoencoder(options.autoencoder, TINY, device, dtype)
+    planned = plan_ahead(options, data_seed=run.step)
     fused = FusedTransformer(dreamer.transformer, dtype, (options.frames,) if options.compile else ())
     fused.warm_up(TINY.tokens_per_frame)
+    paths, held_out = render_data(options, autoencoder, planned)
+    run.notes["data"] = f"{len(paths)} paths of {paths.chunks} chunks, one a scene, others in each call"
     rng = np.random.default_rng((options.seed, run.step))
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     run.start_clock()
@@ -93,34 +99,23 @@ def train(options: TransformerOptions) -> Run:
     return run
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """Return what networks compute in while they are trained: bfloat16 on a GPU."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def prepare(
-    options: DreamerOptions, device: torch.device, dtype: torch.dtype, data_seed: int
-) -> tuple[Autoencoder, LatentPaths, LatentPaths]:
-    """Return the autoencoder, the paths to train on, other ones for another `data_seed`, and the held-out ones."""
+def plan_ahead(options: DreamerOptions, data_seed: int) -> Iterator[Plan]:
+    """Begin to plan the paths to train on, other ones for another `data_seed`, in other processes."""
     if options.frames % 48:
         raise ValueError(f"frames must be a multiple of 48, so that every memory length divides it: {options.frames}")
-    autoencoder = trained_autoencoder(options.autoencoder, TINY, device, dtype)
-    size, text = TINY.image_size, TINY.text
-    fuse = options.compile and device.type == "cuda"
+    seeds = training_seeds(options.paths, 1 + (options.seed + data_seed) % 16)
+    return plans(seeds, options.chunks, TINY.image_size, options.seed + data_seed, options.workers)
+
+
+def render_data(
+    options: DreamerOptions, autoencoder: Autoencoder, planned: Iterator[Plan]
+) -> tuple[LatentPaths, LatentPaths]:
+    """Return the paths to train on, and the held-out ones."""
+    fuse = options.compile and next(autoencoder.parameters()).device.type == "cuda"
+    render = partial(render_paths, autoencoder=autoencoder, text=TINY.text, size=TINY.image_size, compile=fuse)
     seeds = range(HELD_OUT_PATHS, HELD_OUT_PATHS + options.held_out)
-    held_out = render_paths(seeds, options.chunks, autoencoder, text, size, compile=fuse, keep_frames=True)
-    paths = render_paths(
-        training_seeds(options.paths, 1 + (options.seed + data_seed) % 16),
-        options.chunks,
-        autoencoder,
-        text,
-        size,
-        seconds=options.data_seconds,
-        workers=options.workers,
-        compile=fuse,
-        seed=options.seed + data_seed,
-    )
-    return autoencoder, paths, held_out
+    held_out = render(plans(seeds, options.chunks, TINY.image_size), keep_frames=True)
+    return render(planned, seconds=options.data_seconds), held_out
 
 
 def flow_losses(
@@ -175,11 +170,17 @@ def flow_losses(
 def draw_timesteps(batch: int, draws: int, generator: torch.Generator) -> Tensor:
     """Draw timesteps, float32 [batch x draws], 1 to 4 draws: different ones of the sampler's, a few anywhere."""
     device = generator.device
-    levels = torch.tensor(sampler.TIMESTEPS, device=device)
+    levels = _levels(device)
     order = torch.rand(batch, len(levels), generator=generator, device=device).argsort(1)[:, :draws]
     elsewhere = 1000 * torch.rand(batch, draws, generator=generator, device=device)
     anywhere = torch.rand(batch, draws, generator=generator, device=device) < ELSEWHERE
     return torch.where(anywhere, elsewhere, levels[order]).flatten()
+
+
+@cache
+def _levels(device: torch.device) -> Tensor:
+    """Return the sampler's timesteps; kept, since to copy them to a device is to wait for it."""
+    return torch.tensor(sampler.TIMESTEPS, device=device)
 
 
 def noised(latents: Tensor, most: float, generator: torch.Generator) -> Tensor:

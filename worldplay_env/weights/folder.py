@@ -19,6 +19,7 @@ As upstream publishes them, its two repositories laid over each other:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -41,7 +42,7 @@ class WeightFiles:
         autoencoder: Its tensors.
         text_encoder: Its tensors.
         tokenizer: The folder of the tokenizer's files; None if the text encoder reads bytes.
-        revision: The hub's commit of the transformer; for a local folder its path.
+        revision: The hub's commit of the transformer; for a local folder, a digest of its files' names and sizes.
     """
 
     config: WorldConfig
@@ -62,7 +63,7 @@ def local_files(folder: str | Path) -> WeightFiles:
     if (folder / "config.json").exists():
         return _compact(folder)
     if (folder / "wan_transformer").is_dir():
-        return upstream_files(folder, folder, str(folder))
+        return upstream_files(folder, folder, _digest(folder))
     raise CheckpointError(
         f"{folder}: no weights of a world; expected config.json with transformer.safetensors, "
         f"autoencoder.safetensors and text_encoder.safetensors, or upstream's wan_transformer/, vae/, text_encoder/ "
@@ -115,9 +116,16 @@ def _compact(folder: Path) -> WeightFiles:
         autoencoder=folder / "autoencoder.safetensors",
         text_encoder=folder / "text_encoder.safetensors",
         tokenizer=None if config.text.bytes_tokenizer else folder / "tokenizer",
-        revision=str(folder),
+        revision=_digest(folder),
     )
     return _checked(files, folder)
+
+
+def _digest(folder: Path) -> str:
+    """Return what tells a folder's weights from others, wherever it lies: a digest of its files' names and sizes."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    listing = [(str(path.relative_to(folder)), path.stat().st_size) for path in found]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:12]
 
 
 def _checked(files: WeightFiles, folder: Path) -> WeightFiles:

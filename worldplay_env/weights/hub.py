@@ -96,10 +96,10 @@ def resolve(name: str | Path, revision: str | None = None, accept_license: bool 
     return local_files(name)
 
 
-def bundled(name: str) -> WeightFiles | None:
-    """Return the weights that the package carries under a name ("tiny"), or None if it carries none."""
-    folder = Path(__file__).with_name(name)
-    return local_files(folder) if (folder / "config.json").exists() else None
+def bundled() -> WeightFiles | None:
+    """Return the trained weights of "tiny", which the package carries, or None if it carries none."""
+    folder = Path(__file__).with_name("tiny")
+    return replace(local_files(folder), revision="trained") if (folder / "config.json").exists() else None
 
 
 def folder_config(folder: str | Path) -> WorldConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,19 @@ from torch import Tensor
 
 from worldplay_env.control.camera import view_matrices
 from worldplay_env.model.autoencoder import DecoderState
-from worldplay_env.world import Control
+from worldplay_env.record import replacing
+from worldplay_env.world import Control, check_seed
 
 if TYPE_CHECKING:
-    from worldplay_env.dream import DreamWorld
+    from worldplay_env.dream.world import DreamWorld
 
+_CHUNK_NOISE, _IMAGE_NOISE = 0, 1
 _DECODER = "decoder."
 """What the names of the decoder state's tensors begin with in a saved rollout."""
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
+class EncodedPrompt:
     """A prompt and its embedding, float [text tokens, text_dim]; forks share it."""
 
     text: str
@@ -59,7 +60,7 @@ class DreamRollout:
 
     Attributes:
         seed: Chunk n's noise is a function of (seed, n) alone.
-        prompt_in_force: Prompt and embedding for the chunks to come.
+        encoded_prompt: Prompt and embedding for the chunks to come.
         picture: uint8 [H, W, 3] the start as the world shows it.
         start_latent: float32 [C, 1, h, w] the encoded start; zeros if there is no image.
         has_image: Whether latent frame 0 is given (an image) or generated (text only).
@@ -73,7 +74,7 @@ class DreamRollout:
         *,
         world: DreamWorld,
         seed: int,
-        prompt: Prompt,
+        prompt: EncodedPrompt,
         picture: np.ndarray,
         start_latent: Tensor,
         has_image: bool,
@@ -81,7 +82,7 @@ class DreamRollout:
     ) -> None:
         self._world = world
         self.seed = seed
-        self.prompt_in_force = prompt
+        self.encoded_prompt = prompt
         self.picture = picture
         self.start_latent = start_latent
         self.has_image = has_image
@@ -93,7 +94,7 @@ class DreamRollout:
     @property
     def prompt(self) -> str:
         """The prompt in force, for the chunks to come."""
-        return self.prompt_in_force.text
+        return self.encoded_prompt.text
 
     @property
     def chunks(self) -> int:
@@ -111,16 +112,16 @@ class DreamRollout:
 
     def set_prompt(self, prompt: str) -> None:
         """Change the prompt for the chunks to come."""
-        self.prompt_in_force = self._world.prompt(prompt)
+        self.encoded_prompt = self._world.encode_prompt(prompt)
 
     def noise(self) -> Tensor:
         """Draw the next chunk's noise: float32 [C, 4, h, w] on the CPU, a function of (seed, chunk) alone."""
-        return normal(self._world.latent_shape, self.seed, self.chunks)
+        return _normal(self._world.latent_shape, self.seed, _CHUNK_NOISE, self.chunks)
 
-    def commit(self, past: PastChunk, decoder_state: DecoderState | None, *, decoded: bool) -> None:
-        """Append a finished chunk; `decoder_state` is the state after it if it was decoded."""
+    def commit(self, past: PastChunk, decoder_state: DecoderState | None) -> None:
+        """Append a finished chunk; `decoder_state` is the state after it, or None if it was not decoded."""
         self.history.append(past)
-        if decoded:
+        if decoder_state is not None:
             self.decoder_state = decoder_state
             self.decoded = len(self.history)
 
@@ -139,10 +140,10 @@ class DreamRollout:
     def save(self, path: str | Path) -> None:
         """Write the rollout to a safetensors file, whole or not at all; `DreamWorld.load_rollout` reads it."""
         tensors = {
-            "picture": torch.from_numpy(self.picture),
+            "picture": torch.tensor(self.picture),
             "start_latent": self.start_latent,
-            "start_pose": torch.from_numpy(self.start_pose),
-            "prompt_embedding": self.prompt_in_force.embedding,
+            "start_pose": torch.tensor(self.start_pose),
+            "prompt_embedding": self.encoded_prompt.embedding,
         }
         if self.history:
             controls = [past.control for past in self.history]
@@ -160,12 +161,13 @@ class DreamRollout:
             "has_image": self.has_image,
             "decoded": self.decoded,
         }
-        partial = Path(f"{path}.partial")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, _to_metadata(facts))
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, _to_metadata(facts)
+            )
 
 
-def load(world: DreamWorld, path: str | Path) -> DreamRollout:
+def read_rollout(world: DreamWorld, path: str | Path) -> DreamRollout:
     """Read a rollout that `DreamRollout.save` wrote, for the world that it was made in.
 
     Raises:
@@ -175,48 +177,54 @@ def load(world: DreamWorld, path: str | Path) -> DreamRollout:
         with safe_open(path, framework="pt", device=str(world.device)) as file:
             facts = _of_metadata(file.metadata())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a saved rollout: {error}") from error
-    shape = tuple(tensors["start_latent"].shape)
-    expected = (world.latent_shape[0], 1, *world.latent_shape[2:])
-    if (facts["world"], facts["weights"]) != (world.name, world.weights) or shape != expected:
-        raise ValueError(
-            f"{path} holds a rollout of {facts['world']} ({facts['weights']} weights, latents {shape}), not of "
-            f"{world.name} ({world.weights} weights, latents {expected})"
+        shape = tuple(tensors["start_latent"].shape)
+        expected = (world.latent_shape[0], 1, *world.latent_shape[2:])
+        if (facts["world"], facts["weights"]) != (world.name, world.weights) or shape != expected:
+            raise ValueError(
+                f"it is of {facts['world']} ({facts['weights']} weights, latents {shape}), not of "
+                f"{world.name} ({world.weights} weights, latents {expected})"
+            )
+        rollout = DreamRollout(
+            world=world,
+            seed=facts["seed"],
+            prompt=EncodedPrompt(facts["prompt"], tensors["prompt_embedding"]),
+            picture=tensors["picture"].cpu().numpy(),
+            start_latent=tensors["start_latent"],
+            has_image=facts["has_image"],
+            start_pose=tensors["start_pose"].cpu().numpy(),
         )
-    rollout = DreamRollout(
-        world=world,
-        seed=facts["seed"],
-        prompt=Prompt(facts["prompt"], tensors["prompt_embedding"]),
-        picture=tensors["picture"].cpu().numpy(),
-        start_latent=tensors["start_latent"],
-        has_image=facts["has_image"],
-        start_pose=tensors["start_pose"].cpu().numpy(),
-    )
-    if "latents" in tensors:
-        parts = zip(*(tensors[name].cpu().numpy() for name in ("poses", "labels", "intrinsics")), strict=True)
-        controls = [Control(*part) for part in parts]
-        rollout.history = [
-            PastChunk.of(latents, control) for latents, control in zip(tensors["latents"], controls, strict=True)
-        ]
-    decoder = {name.removeprefix(_DECODER): tensor for name, tensor in tensors.items() if name.startswith(_DECODER)}
-    rollout.decoder_state = DecoderState.from_tensors(decoder) if decoder else None
-    rollout.decoded = facts["decoded"]
+        rollout.history = _history(tensors) if "latents" in tensors else []
+        rollout.decoder_state = _decoder_state(tensors, world.dtype)
+        rollout.decoded = facts["decoded"]
+    except (SafetensorError, KeyError, ValueError) as error:  # JSON's errors are ValueErrors
+        raise ValueError(f"{path} is no rollout saved in this world: {error}") from error
     return rollout
 
 
-def normal(shape: Sequence[int], *key: int) -> Tensor:
-    """Return standard normal values, float32 on the CPU, that are a function of `key` alone."""
+def _history(tensors: dict[str, Tensor]) -> list[PastChunk]:
+    parts = zip(*(tensors[name].cpu().numpy() for name in ("poses", "labels", "intrinsics")), strict=True)
+    controls = [Control(*part) for part in parts]
+    # Copies: views would keep all of the past in memory as one block.
+    return [PastChunk.of(one.clone(), control) for one, control in zip(tensors["latents"], controls, strict=True)]
+
+
+def _decoder_state(tensors: dict[str, Tensor], dtype: torch.dtype) -> DecoderState | None:
+    """Return the saved state, if there is one, in the dtype of the world that loads it."""
+    found = {name.removeprefix(_DECODER): tensor for name, tensor in tensors.items() if name.startswith(_DECODER)}
+    found = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+    return DecoderState.from_tensors(found) if found else None
+
+
+def image_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Draw the noise of a start's posterior sample: float32 on the CPU, a function of the rollout's seed alone."""
+    return _normal(shape, seed, _IMAGE_NOISE, 0)
+
+
+def _normal(shape: Sequence[int], seed: int, purpose: int, number: int) -> Tensor:
     # numpy, since torch's generator on the CPU takes no more than 32 bits of a seed.
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
-
-
-def check_seed(seed: int) -> int:
-    """Return a rollout's seed, or raise ValueError if it is not a whole number of 0 or more."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"a seed is a whole number of 0 or more, got {seed!r}")
-    return int(seed)
+    sequence = np.random.SeedSequence(seed, spawn_key=(purpose, number))
+    values = np.random.Generator(np.random.PCG64(sequence)).standard_normal(tuple(shape), dtype=np.float32)
+    return torch.from_numpy(values)
 
 
 def _to_metadata(facts: dict[str, Any]) -> dict[str, str]:

@@ -1,0 +1,240 @@
+"""The player: events become keys and commands, and the window answers whatever the world does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pygame
+import pytest
+from played import FPS, SIZE, GatedTestcard, picture
+
+from worldplay_env.play.player import Player
+from worldplay_env.play.screen import Screen, View
+from worldplay_env.play.session import Lane, Session
+from worldplay_env.play.studio import Studio
+from worldplay_env.testcard import Testcard
+from worldplay_env.world import Start, World
+
+
+def down(key: int) -> pygame.event.Event:
+    return pygame.event.Event(pygame.KEYDOWN, key=key, mod=0, unicode="", scancode=0)
+
+
+def up(key: int) -> pygame.event.Event:
+    return pygame.event.Event(pygame.KEYUP, key=key, mod=0, unicode="", scancode=0)
+
+
+def text(typed: str) -> list[pygame.event.Event]:
+    return [pygame.event.Event(pygame.TEXTINPUT, text=letter) for letter in typed]
+
+
+class Stage:
+    """A player whose person acts at each view, as a list of steps: when a view fits, the next events are sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.views: list[View] = []
+
+    def play(
+        self,
+        steps: list[tuple[Callable[[View], bool], list[pygame.event.Event]]],
+        load: Callable[[], World] = lambda: Testcard(SIZE),
+        fps: float = 8 * FPS,
+    ) -> Session:
+        """Play until the steps are done, and leave."""
+        screen = Screen("test", (320, 200))
+        pygame.event.clear()
+        studio = Studio(self.folder, fps)
+        session = Session([Lane("world", load)], Start(picture()), fps)
+        remaining = [*steps, (lambda view: True, [down(pygame.K_ESCAPE)])]
+        draw = screen.draw
+
+        def act(view: View) -> None:
+            draw(view)
+            self.views.append(view)
+            if remaining and remaining[0][0](view):
+                for event in remaining.pop(0)[1]:
+                    pygame.event.post(event)
+
+        screen.draw = act  # type: ignore[method-assign]
+        self.player = Player(session, screen, studio, "testcard", (picture(),))
+        try:
+            self.player.run()
+        finally:
+            screen.close()
+            studio.close()
+            self.closed = session.close(timeout=10)
+        assert not remaining
+        return session
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+def plays(view: View) -> bool:
+    return bool(view.walks)
+
+
+def after(frames: int) -> Callable[[View], bool]:
+    """Return a condition that holds once so many views were drawn since it was first asked."""
+    count = 0
+
+    def holds(view: View) -> bool:
+        nonlocal count
+        count += 1
+        return count > frames
+
+    return holds
+
+
+def test_keys_move_the_camera_and_light_up(stage: Stage) -> None:
+    session = stage.play(
+        [
+            (plays, [down(pygame.K_w), down(pygame.K_RIGHT)]),
+            (lambda view: session_moved(view), [up(pygame.K_w), up(pygame.K_RIGHT)]),
+            (lambda view: not view.held, []),
+        ]
+    )
+    assert {view.action for view in stage.views} >= {"stand still", "forward + yaw right"}
+    assert frozenset({"w", "right"}) in {view.held for view in stage.views}
+    assert stage.closed
+    assert session.frames_shown > 13
+
+
+def session_moved(view: View) -> bool:
+    return bool(view.walks) and abs(view.walks[0].path[-1]).max() > 0.1
+
+
+def test_the_first_picture_is_there_while_the_world_loads(stage: Stage) -> None:
+    loaded = threading.Event()
+
+    def load() -> World:
+        assert loaded.wait(20)
+        return Testcard(SIZE)
+
+    def loading(view: View) -> bool:
+        assert view.progress is not None
+        loaded.set()
+        return True
+
+    stage.play([(loading, []), (plays, [])], load)
+    assert (stage.views[0].pictures[0] == picture()).all()
+    assert "Loading world" in stage.views[0].progress.text
+    assert stage.views[-1].progress is None
+
+
+def test_leaving_does_not_wait_for_the_world(stage: Stage) -> None:
+    world = GatedTestcard()
+    begun = lambda view: world.begun == 1  # noqa: E731
+    # The world holds its first frame back until the window is gone: run() must end all the same.
+    close = Screen.close
+
+    def closed(screen: Screen) -> None:
+        close(screen)
+        world.leave.release(100)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Screen, "close", closed)
+        stage.play([(begun, [])], lambda: world)
+    assert stage.closed
+
+
+def test_a_prompt_is_typed_edited_and_sent(stage: Stage) -> None:
+    backspace, enter = down(pygame.K_BACKSPACE), down(pygame.K_RETURN)
+    stage.play(
+        [
+            (plays, [down(pygame.K_t), *text("tit snowss"), backspace]),
+            (lambda view: view.typing == "it snows", [down(pygame.K_w), down(pygame.K_p), enter]),
+            (lambda view: view.typing is None, []),
+            (lambda view: stage.player._session._rollouts[0].prompt == "it snows", []),
+        ]
+    )
+    assert not any(view.held or view.paused for view in stage.views)
+
+
+def test_escape_while_typing_cancels_the_prompt_and_not_the_game(stage: Stage) -> None:
+    session = stage.play(
+        [
+            (plays, [down(pygame.K_t), *text("tsnow"), down(pygame.K_ESCAPE)]),
+            (after(30), []),
+        ]
+    )
+    assert session._rollouts[0].prompt == ""
+    assert len(stage.views) > 30
+
+
+def test_pause_hide_film_picture_bookmark_and_restart_do_as_they_say(stage: Stage) -> None:
+    stage.play(
+        [
+            (plays, [down(pygame.K_f), down(pygame.K_w)]),
+            (session_moved, [down(pygame.K_b), down(pygame.K_c)]),
+            (lambda view: view.walks and view.walks[0].bookmark is not None, [down(pygame.K_p)]),
+            (lambda view: view.paused, [down(pygame.K_h)]),
+            (lambda view: not view.overlay, [down(pygame.K_h), down(pygame.K_p), down(pygame.K_RETURN)]),
+            (lambda view: "age 0.1 s" in view.figures, [down(pygame.K_n)]),
+            (lambda view: session_moved(view), [down(pygame.K_f)]),
+            (lambda view: "saved" in view.notice and "film" in view.notice, []),
+        ]
+    )
+    assert sorted(path.name for path in stage.folder.iterdir()) == ["film-001.mp4", "picture-001.png"]
+
+
+def test_going_back_without_a_bookmark_is_said(stage: Stage) -> None:
+    stage.play([(plays, [down(pygame.K_n)]), (lambda view: view.notice == "no bookmark yet: B makes one", [])])
+
+
+def test_a_window_that_loses_the_keyboard_lets_go_of_the_keys(stage: Stage) -> None:
+    stage.play(
+        [
+            (plays, [down(pygame.K_w)]),
+            (lambda view: bool(view.held), [pygame.event.Event(pygame.WINDOWFOCUSLOST)]),
+            (lambda view: not view.held, []),
+        ]
+    )
+
+
+def test_while_the_world_is_slow_the_window_answers_and_says_what_for(stage: Stage) -> None:
+    world = GatedTestcard()
+    world.leave.release()
+    stage.play(
+        [
+            (plays, [down(pygame.K_w)]),
+            (lambda view: "w" in view.held and view.sign != "", [down(pygame.K_h)]),
+            (lambda view: not view.overlay and "making the next second" in view.sign, []),
+            (lambda view: bool(world.leave.release(100)) or True, []),
+        ],
+        lambda: world,
+    )
+
+
+def test_a_world_that_fails_is_shown_and_enter_starts_over(stage: Stage) -> None:
+    world = GatedTestcard()
+    world.leave.release(2)
+    world.failure = None
+
+    def break_off(view: View) -> bool:
+        world.failure = RuntimeError("out of memory")
+        world.leave.release()
+        return True
+
+    def mend(view: View) -> bool:
+        if not view.error:
+            return False
+        world.failure = None
+        world.leave.release(100)
+        return True
+
+    stage.play(
+        [
+            (plays, []),
+            (break_off, []),
+            (mend, [down(pygame.K_RETURN)]),
+            (lambda view: not view.error and len(view.walks) > 0, []),
+        ],
+        lambda: world,
+    )
+    assert "The world stopped: out of memory (Enter starts over)" in {view.error for view in stage.views}

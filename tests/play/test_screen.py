@@ -1,0 +1,206 @@
+"""The window, without a display: everything is inside it at every size, and where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pygame
+import pytest
+
+from worldplay_env.play import overlay
+from worldplay_env.play.loading import Loading, Progress
+from worldplay_env.play.overlay import Type, Walk
+from worldplay_env.play.screen import BACKGROUND, NoDisplay, Screen, View
+
+SIZES = [(640, 400), (1920, 1080), (320, 200), (500, 900)]
+GREEN = np.full((96, 160, 3), (0, 160, 0), dtype=np.uint8)
+BLUE = np.full((96, 160, 3), (0, 0, 160), dtype=np.uint8)
+WALK = Walk(np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.5]]), np.array([1.0, 0.0]), np.array([[0.0, 1.0]]))
+
+
+@pytest.fixture
+def open_screen() -> Iterator[Callable[[tuple[int, int]], Screen]]:
+    opened: list[Screen] = []
+
+    def open_one(size: tuple[int, int]) -> Screen:
+        opened.append(Screen("test", size))
+        return opened[-1]
+
+    yield open_one
+    for screen in opened:
+        screen.close()
+
+
+def drawn(screen: Screen, view: View) -> np.ndarray:
+    """Return what the window shows, uint8 [height, width, 3]."""
+    screen.draw(view)
+    return pygame.surfarray.array3d(screen.surface).swapaxes(0, 1)
+
+
+def full_view(**changes: object) -> View:
+    settings = {
+        "pictures": (GREEN,),
+        "held": frozenset({"w", "right"}),
+        "action": "forward + right + yaw right + pitch down",
+        "figures": (
+            "16.0 frames/s shown, 400 made",
+            "key to picture 0.77 s",
+            "prefill 0.20  denoise 0.30  decode 0.20",
+        ),
+        "walks": (WALK,),
+        "notice": "saved outputs/a-rather-long-folder-name/film-001.mp4 (12.3 s)",
+        "sign": "making the next second (usually 2.0 s), 3 s ...",
+        "progress": Progress("Loading wan-5b: downloaded 3.2 of about 30 GB, 12 min left", 0.4),
+        "filming": 12.3,
+        "error": "The world stopped: out of memory on cuda; no rollout was changed (Enter starts over)",
+    }
+    return View(**(settings | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("typing", [None, "snow " * 60])
+def test_nothing_is_cut_off(
+    size: tuple[int, int], typing: str | None, open_screen: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[pygame.Rect] = []
+
+    class Watched(pygame.Surface):
+        def blit(self, source: pygame.Surface, place: object, *rest: object) -> pygame.Rect:
+            rect = place if isinstance(place, pygame.Rect) else pygame.Rect(place, source.get_size())
+            placed.append(rect)
+            return super().blit(source, place, *rest)
+
+    screen = open_screen(size)
+    canvas = Watched(size)
+    monkeypatch.setattr(pygame.display, "get_surface", lambda: canvas)
+    screen.draw(full_view(typing=typing))
+    window = pygame.Rect((0, 0), size)
+    assert len(placed) >= 8
+    assert [rect for rect in placed if not window.contains(rect)] == []
+
+
+@pytest.mark.parametrize("size", SIZES[:2])
+def test_the_panels_of_a_usual_moment_do_not_cover_one_another(size: tuple[int, int], open_screen: Callable) -> None:
+    screen = open_screen(size)
+    kind = Type(size)
+    width, height = size
+    image = drawn(screen, full_view(notice="", sign="", progress=None, filming=None, error=""))
+    bare = drawn(screen, View((GREEN,), overlay=False))
+    changed = (image != bare).any(axis=2)
+    for corner in (changed[: height // 3, : width // 2], changed[: height // 3, width // 2 :]):
+        assert corner.any()
+    # Between the corner panels, and between the clusters and what is above them, the picture is free.
+    assert not changed[height // 3 : height - kind.px(90)].any()
+    assert not changed[: height // 3, width // 2 + kind.px(30) : width - kind.px(140)].any()
+
+
+def test_keys_light_up_in_their_cluster(open_screen: Callable) -> None:
+    screen = open_screen((640, 400))
+
+    def lit(*held: str) -> np.ndarray:
+        image = drawn(screen, View((GREEN,), held=frozenset(held)))
+        return np.argwhere((np.abs(image.astype(int) - overlay.LIT) < 30).all(axis=2))
+
+    assert len(lit()) == 0
+    centres = {key: lit(key).mean(axis=0) for key in ("w", "a", "s", "d", "up", "left", "down", "right")}
+    for up, left, down, right in (("w", "a", "s", "d"), ("up", "left", "down", "right")):
+        assert centres[up][0] < centres[left][0]
+        assert centres[left][1] < centres[down][1] < centres[right][1]
+        assert abs(centres[up][1] - centres[down][1]) < 3
+    assert centres["d"][1] < 320 < centres["left"][1]
+    assert min(centre[0] for centre in centres.values()) > 300
+
+
+@pytest.mark.parametrize("size", [(640, 400), (1000, 400), (400, 800)])
+def test_the_picture_keeps_its_shape_and_fills_the_window(size: tuple[int, int], open_screen: Callable) -> None:
+    image = drawn(open_screen(size), View((GREEN,), overlay=False))
+    rows, columns = np.nonzero((image != BACKGROUND).any(axis=2))
+    width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
+    assert width / height == pytest.approx(160 / 96, rel=0.02)
+    assert width == size[0] or height == size[1]
+
+
+@pytest.mark.parametrize(("size", "beside"), [((640, 400), True), ((400, 800), False)])
+def test_two_pictures_are_beside_or_below_each_other(
+    size: tuple[int, int], beside: bool, open_screen: Callable
+) -> None:
+    image = drawn(open_screen(size), View((GREEN, BLUE), ("one", "two"), overlay=False))
+    green, blue = (np.argwhere(image[:, :, channel] > 120) for channel in (1, 2))
+    assert len(green) == pytest.approx(len(blue), rel=0.05)
+    axis = 1 if beside else 0
+    assert green[:, axis].max() < blue[:, axis].min()
+
+
+def test_a_hidden_overlay_leaves_the_picture_and_what_cannot_be_missed(open_screen: Callable) -> None:
+    screen = open_screen((640, 400))
+    bare = drawn(screen, View((GREEN,), overlay=False))
+    hidden = full_view(overlay=False, notice="", sign="", progress=None, filming=None, error="")
+    np.testing.assert_array_equal(drawn(screen, hidden), bare)
+    for shown in ({"paused": True}, {"error": "the world stopped"}, {"typing": "snow"}, {"sign": "..."}):
+        assert (drawn(screen, View((GREEN,), overlay=False, **shown)) != bare).any()
+
+
+def test_the_map_turns_with_the_camera_and_marks_memory_and_bookmark() -> None:
+    pygame.font.init()
+    kind = Type((640, 400))
+
+    def marks(walk: Walk, colour: tuple[int, ...]) -> np.ndarray:
+        image = pygame.surfarray.array3d(overlay.draw_map(kind, 200, [walk])).swapaxes(0, 1)
+        return np.argwhere((image == colour[:3]).all(axis=2))
+
+    straight = np.array([[0.0, 0.0], [0.0, 4.0]])
+    ahead = Walk(straight, np.array([0.0, 1.0]), np.array([[0.0, 2.0]]), np.array([0.0, 0.0]))
+    assert len(marks(ahead, overlay.REMEMBERED)) > 5
+    middle = marks(ahead, overlay.REMEMBERED).mean(axis=0)
+    start, here = marks(ahead, overlay.FAINT).mean(axis=0), marks(ahead, overlay.INK).mean(axis=0)
+    assert here[0] < middle[0] < start[0]  # forward is up
+    assert len(marks(ahead, overlay.LIT)) > 5
+    sideways = Walk(straight, np.array([1.0, 0.0]))
+    pointing = marks(sideways, overlay.INK)
+    heights = [np.count_nonzero(pointing[:, 1] == column) for column in np.unique(pointing[:, 1])]
+    assert heights[0] > heights[-1]  # a triangle that is pointed on the right
+
+
+def test_long_texts_are_broken_into_lines_and_cut_with_an_ellipsis() -> None:
+    pygame.font.init()
+    kind = Type((640, 400))
+    lines = kind.wrapped(200, ("word " * 40 + "x" * 200).split(), kind.text)
+    assert len(lines) > 5
+    assert all(kind.text.size(line)[0] <= 200 for line in lines)
+    assert lines[-1].endswith("...")
+
+
+def test_without_a_display_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(NoDisplay, match="no display to open a window on"):
+        Screen("test", (640, 400))
+
+
+def test_a_display_that_does_not_answer_is_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "no-such-driver")
+    with pytest.raises(NoDisplay, match="no display to open a window on"):
+        Screen("test", (640, 400))
+
+
+def test_loading_goes_on_and_never_claims_to_be_done() -> None:
+    loading = Loading("tiny")
+    fractions = [loading.progress("Loading tiny", seconds).fraction for seconds in (0, 1, 5, 50, 5000)]
+    assert fractions[0] == 0
+    assert fractions == sorted(fractions)
+    assert fractions[2] < 0.9
+    assert "usually a few seconds" in loading.progress("Loading tiny", 3).text
+
+
+def test_a_download_is_counted_in_bytes(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldplay_env.play.loading._hub_cache", lambda: tmp_path)
+    blobs = tmp_path / "models--tencent--HY-WorldPlay" / "blobs"
+    blobs.mkdir(parents=True)
+    loading = Loading("wan-5b")
+    assert "usually" in loading.progress("Loading wan-5b", 0.0).text
+    with (blobs / "model.incomplete").open("wb") as file:
+        file.truncate(6_000_000_000)  # a hole, which takes no room
+    progress = loading.progress("Loading wan-5b", 60.0)
+    assert progress.fraction == pytest.approx(0.2)
+    assert progress.text == "Loading wan-5b: downloaded 6.0 of about 30 GB, 4 min left"

@@ -1,0 +1,492 @@
+"""The evaluation: its measures against known values and plain loops, its paths, and worlds of known quality."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_world import begin, small_world, wander
+from torch import Tensor
+
+import worldplay_env
+from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.dream.world import DreamWorld
+from worldplay_env.evaluate import evaluate, main, read_seeds
+from worldplay_env.evaluation import suite
+from worldplay_env.evaluation.films import Take, latest, make_films, reconstruct, without_selection
+from worldplay_env.evaluation.metrics import MOST_PSNR, psnr, ssim, tone, visible
+from worldplay_env.evaluation.pictures import curves, strip
+from worldplay_env.evaluation.scene import TURN, Scores, drift_of, evaluate_scene, follow_actions
+from worldplay_env.evaluation.table import as_text, course_of, rows_of
+from worldplay_env.evaluation.truth import Truth
+from worldplay_env.scenes.build import Scene, build
+from worldplay_env.scenes.walk import MOTIONS, walk
+from worldplay_env.scenes.world import SceneWorld
+from worldplay_env.world import World
+
+SEEDS = (900_000, 900_002, 900_013)
+SIZE = (24, 40)
+CPU = torch.device("cpu")
+PATHS = [suite.short_path, suite.out_and_back, suite.wandering_path]
+
+
+def pictures(seed: int, *, count: int = 2, size: tuple[int, int] = (13, 17)) -> Tensor:
+    return torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def smooth_pictures(seed: int) -> Tensor:
+    """Pictures whose neighbouring pixels are alike, so that structure is there to be similar."""
+    coarse = pictures(seed, size=(4, 5)).permute(0, 3, 1, 2).float()
+    return torch.nn.functional.interpolate(coarse, size=(13, 17), mode="bilinear").byte().permute(0, 2, 3, 1)
+
+
+# ---- measures
+
+
+def test_psnr_is_that_of_the_squared_error_of_what_counts() -> None:
+    truth = pictures(0).clamp(max=200)
+    off = truth + 10
+    off[:, :, :8] = 255 - off[:, :, :8]
+    counts = torch.zeros(2, 13, 17, dtype=torch.bool)
+    counts[:, :, 8:] = True
+    assert psnr(off, truth, counts).tolist() == pytest.approx([20 * np.log10(25.5)] * 2)
+    error = (off.numpy().astype(float) - truth.numpy()) ** 2
+    assert psnr(off, truth).tolist() == pytest.approx(10 * np.log10(255**2 / error.mean((1, 2, 3))), abs=1e-4)
+    assert psnr(truth, truth).tolist() == [MOST_PSNR] * 2
+    assert psnr(truth, truth, torch.zeros_like(counts)).isnan().all()
+
+
+def reference_ssim(first: np.ndarray, second: np.ndarray, counts: np.ndarray) -> float:
+    """Wang et al. 2004, pixel by pixel, in float64, on two pictures [H, W, 3]."""
+    x, y = (picture.astype(float) @ [0.299, 0.587, 0.114] for picture in (first, second))
+    height, width = counts.shape
+    found = []
+    for row, column in np.argwhere(counts):
+        weights, xs, ys = [], [], []
+        for r in range(max(0, row - 5), min(height, row + 6)):
+            for c in range(max(0, column - 5), min(width, column + 6)):
+                if counts[r, c]:
+                    weights.append(np.exp(-((r - row) ** 2 + (c - column) ** 2) / (2 * 1.5**2)))
+                    xs.append(x[r, c])
+                    ys.append(y[r, c])
+        w = np.array(weights) / sum(weights)
+        mean_x, mean_y = w @ xs, w @ ys
+        var_x, var_y = w @ (np.array(xs) - mean_x) ** 2, w @ (np.array(ys) - mean_y) ** 2
+        covariance = w @ ((np.array(xs) - mean_x) * (np.array(ys) - mean_y))
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        light = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+        found.append(light * (2 * covariance + c2) / (var_x + var_y + c2))
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.4])
+@pytest.mark.parametrize("make", [pictures, smooth_pictures])
+def test_ssim_is_that_of_a_plain_loop_over_windows(make: Callable[[int], Tensor], share: float) -> None:
+    first = make(1)
+    second = (0.7 * first.float() + 0.3 * make(2).float() + 10).byte()
+    counts = torch.rand(first.shape[:3], generator=torch.Generator().manual_seed(3)) < share
+    expected = [reference_ssim(*(part.numpy() for part in row)) for row in zip(first, second, counts, strict=True)]
+    assert all(0.2 < value < 0.98 for value in expected)
+    assert ssim(first, second, counts).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_pixels_that_do_not_count_change_nothing() -> None:
+    first, second = smooth_pictures(1), smooth_pictures(2)
+    counts = torch.zeros(2, 13, 17, dtype=torch.bool)
+    counts[:, 3:9, 4:11] = True
+    spoilt = torch.where(counts[..., None], second, pictures(5))
+    for measure in (psnr, ssim):
+        assert torch.equal(measure(first, second, counts), measure(first, spoilt, counts))
+        assert not torch.equal(measure(first, second), measure(first, spoilt))
+
+
+def test_tone_is_the_mean_and_the_spread_within_frames() -> None:
+    flat = torch.full((1, 4, 4, 3), 100, dtype=torch.uint8)
+    halves = flat.clone()
+    halves[:, :2], halves[:, 2:] = 40, 80
+    assert tone(torch.cat([flat, halves])) == pytest.approx((80.0, 10.0), abs=1e-3)
+
+
+# ---- what the starting picture shows
+
+
+def test_a_wall_ahead_is_visible_where_it_was_in_the_picture_and_not_where_it_was_hidden_or_outside() -> None:
+    # A wall 4 units ahead, and before its left half a screen at 2 units; then the camera steps 1 unit to the right.
+    start = torch.full((8, 16), 4.0)
+    start[:, :8] = 2.0
+    moved = np.eye(4)
+    moved[0, 3] = 1.0
+    wall = torch.full((1, 8, 16), 4.0)  # seen from there without the screen: what it hid comes into view
+    seen = visible(wall, moved[None], start, np.eye(4), DEFAULT_INTRINSICS)[0]
+    # One unit at depth 4 is 0.505 / 4 of the width, 2.02 pixels: pixel i shows what pixel i + 2.02 did.
+    shown = np.arange(16) + 2.02
+    expected = (shown > 7.5) & (shown + 0.5 < 16)
+    np.testing.assert_array_equal(seen.numpy(), np.broadcast_to(expected, (8, 16)))
+
+
+def test_all_is_visible_from_the_start_itself_and_nothing_behind_it() -> None:
+    depth = torch.rand(1, 6, 10) + 1
+    depth[0, :2] = torch.inf
+    turned = np.diag([-1.0, 1.0, -1.0, 1.0])
+    own = visible(depth, np.eye(4)[None], depth[0], np.eye(4), DEFAULT_INTRINSICS)
+    behind = visible(depth, turned[None], depth[0], np.eye(4), DEFAULT_INTRINSICS)
+    assert own.all()
+    assert not behind.any()
+
+
+def test_sky_is_visible_where_the_picture_has_sky_however_far_the_camera_went() -> None:
+    sky = torch.full((1, 6, 10), torch.inf)
+    half = sky[0].clone()
+    half[:, 5:] = 3.0
+    away = np.eye(4)
+    away[:3, 3] = (2.0, 0.0, 1.0)
+    seen = visible(sky, away[None], half, np.eye(4), DEFAULT_INTRINSICS)[0]
+    assert seen[:, :4].all()
+    assert not seen[:, 5:].any()
+
+
+def test_visible_points_have_the_colour_that_the_start_shows_there() -> None:
+    truth = Truth(SEEDS[0], (48, 80), CPU)
+    poses = suite.short_path(truth.scene).poses
+    film, counts = truth.film(poses), truth.visible(poses)
+    assert counts[0].float().mean() > 0.95
+    assert 0.2 < counts[-1].float().mean() < 0.95
+    # Warped by hand: the pixel of the start that each counted pixel of the last frame shows.
+    depth = truth._renderer.depth(*truth._views(poses[-1:]))[0].double().clamp(max=1e4).numpy()
+    rows, columns = np.indices(depth.shape)
+    rays = np.stack([(columns + 0.5) / 80, (rows + 0.5) / 48, np.ones(depth.shape)]).reshape(3, -1)
+    points = np.linalg.inv(DEFAULT_INTRINSICS) @ rays * depth.reshape(-1)
+    to_start = np.linalg.inv(truth.scene.start) @ poses[-1]
+    x, y, z = DEFAULT_INTRINSICS @ (to_start[:3, :3] @ points + to_start[:3, 3:])
+    kept = counts[-1].numpy().reshape(-1)
+    column, row = (x / z * 80).astype(int)[kept], (y / z * 48).astype(int)[kept]
+    error = np.abs(truth.picture.numpy()[row, column].astype(int) - film[-1].reshape(-1, 3)[kept].numpy())
+    assert np.median(error) < 6
+
+
+# ---- paths
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("make", PATHS)
+def test_paths_are_walked_by_their_actions_without_touching_anything(
+    make: Callable[[Scene], suite.Path], seed: int
+) -> None:
+    scene = build(seed)
+    path = make(scene)
+    poses, blocked = walk([scene], scene.start[None], MOTIONS[path.labels[None, 1:]])
+    assert not blocked.any()
+    np.testing.assert_allclose(poses[0], path.poses, atol=1e-9)
+    np.testing.assert_array_equal(make(build(seed)).labels, path.labels)
+    assert np.abs(np.arcsin(path.poses[:, 1, 2])).max() <= suite.MOST_PITCH + 1e-9
+
+
+@pytest.mark.parametrize(("make", "chunks"), list(zip(PATHS, (4, 16, 60), strict=True)))
+def test_controls_begin_at_the_identity_and_keep_the_motions(
+    make: Callable[[Scene], suite.Path], chunks: int
+) -> None:
+    path = make(build(SEEDS[1]))
+    controls = path.controls()
+    poses = np.concatenate([control.poses for control in controls])
+    assert len(controls) == chunks
+    np.testing.assert_array_equal(poses[0], np.eye(4))
+    np.testing.assert_allclose(path.poses[0] @ poses, path.poses, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_way_back_takes_the_way_out_in_reverse_and_turns_far(seed: int) -> None:
+    path = suite.out_and_back(build(seed))
+    np.testing.assert_array_equal(path.poses, path.poses[::-1])
+    turned = np.degrees(np.arccos(path.poses[31, :3, 2] @ path.poses[0, :3, 2]))
+    assert 40 < turned < 95
+    assert TURN == 4 * 32
+    assert 2 * TURN - 3 == 13 + 15 * 16  # frames in the film
+
+
+def test_short_paths_move_all_the_time() -> None:
+    assert all((suite.short_path(build(seed)).labels[1:] > 0).all() for seed in SEEDS)
+
+
+def test_an_action_into_a_wall_has_no_path() -> None:
+    blocked = [(seed, label) for seed in range(900_000, 900_012) for label in range(9, 81)
+               if suite.held_path(build(seed), label) is None]  # fmt: skip
+    assert blocked
+    seed, label = blocked[0]
+    assert walk([build(seed)], build(seed).start[None], MOTIONS[np.full((1, 3), label)])[1].any()
+
+
+# ---- worlds
+
+
+class NoText:
+    """Stands in for a text encoder: every prompt is the same."""
+
+    def token_count(self, prompt: str) -> int:
+        return 1
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        return torch.zeros(len(prompts), 5, 10)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> World:
+    return worldplay_env.load("scene", device="cpu", image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def dream() -> DreamWorld:
+    return small_world(text_encoder=NoText())
+
+
+@pytest.fixture(scope="module")
+def true_result(scenes: World) -> dict[str, Any]:
+    return evaluate_scene(scenes, SEEDS[0], batch=9, drift=False)
+
+
+def test_the_truth_scores_as_the_truth(true_result: dict[str, Any]) -> None:
+    short, long, actions = (true_result[part] for part in ("short", "long", "actions"))
+    for figures in (short["world"], long["world"], long["outbound"]):
+        assert figures["psnr"] > 55
+        assert figures["whole_psnr"] > 55
+        assert figures["ssim"] > 0.999
+    assert short["world"]["frames"] + short["world"]["left_out"] == 60
+    assert long["world"]["frames"] + long["world"]["left_out"] == 124
+    assert long["world"]["left_out"] > 0  # the way out turns away from what the start shows
+    assert actions["world"] == actions["actions"] > 5
+    assert actions["mistaken"] == []
+    assert short["repeat"]["psnr"] < 18
+    assert "autoencoder" not in short
+
+
+def test_standing_still_is_told_as_standing_still(scenes: World, true_result: dict[str, Any]) -> None:
+    truth = Truth(SEEDS[0], SIZE, CPU)
+    assert true_result["actions"]["repeat"] == 1
+    [result] = follow_actions(scenes, [truth], (0,), batch=1)
+    assert (result["actions"], result["world"], result["repeat"]) == (1, 1, 1)
+
+
+def test_actions_that_are_taken_for_others_are_listed() -> None:
+    class Frozen(SceneWorld):
+        def step(self, rollouts: Any, controls: Any, **options: Any) -> Any:
+            chunks = super().step(rollouts, controls, **options)
+            for chunk in chunks:
+                chunk.frames[:] = chunk.frames[:1]  # it never moves
+            return chunks
+
+    truth = Truth(SEEDS[0], SIZE, CPU)
+    [result] = follow_actions(Frozen(SIZE, device="cpu"), [truth], (0, 1, 2), batch=2)
+    assert (result["actions"], result["world"]) == (3, 1)
+    assert result["mistaken"] == [(1, 0), (2, 0)]
+
+
+@pytest.mark.slow
+def test_a_true_minute_does_not_drift(scenes: World) -> None:
+    truth = Truth(SEEDS[1], SIZE, CPU)
+    [result] = drift_of(scenes, [truth], batch=1)
+    assert result["world"]["mean"] == pytest.approx(result["truth"]["mean"], rel=1e-3)
+    assert result["world"]["contrast"] == pytest.approx(result["truth"]["contrast"], rel=1e-3)
+    assert result["repeat"] != result["world"]
+
+
+def test_a_world_without_a_model_of_the_scene_scores_badly() -> None:
+    card = worldplay_env.load("testcard", image_size=SIZE)
+    result = evaluate_scene(card, SEEDS[0], drift=False)
+    assert result["short"]["world"]["psnr"] < 20
+    assert result["long"]["world"]["psnr"] < 20
+    assert result["actions"]["world"] < result["actions"]["actions"]
+
+
+@pytest.mark.slow
+def test_a_dream_has_a_ceiling_and_another_memory_to_compare_with(dream: DreamWorld) -> None:
+    result = evaluate_scene(dream, SEEDS[0], drift=False)
+    assert set(result["long"]["curve"]) == {"world", "latest", "repeat", "autoencoder"}
+    assert result["short"]["autoencoder"]["psnr"] < 25  # of random weights
+    assert result["short"]["clip"]["whole_psnr"] < 25
+    # With a full memory the two choose alike until a clip of long ago sees more: the way out is the same.
+    selected, recent = (result["long"]["curve"][name]["psnr"] for name in ("world", "latest"))
+    assert selected[:61] == recent[:61]
+    assert selected != recent
+
+
+def test_films_do_not_depend_on_who_shares_the_batch(dream: DreamWorld) -> None:
+    takes = [Take(Truth(seed, dream.image_size, CPU), suite.short_path(build(seed))) for seed in SEEDS]
+    together, apart = make_films(dream, takes, 2), make_films(dream, takes, 1)
+    for one, other in zip(together, apart, strict=True):
+        assert len(one) == 61
+        assert (one.int() - other.int()).abs().max() <= 1
+    last = make_films(dream, takes[:1], 1, last_chunks=1)[0]
+    assert torch.equal(last, apart[0][-16:])
+
+
+def test_the_latest_memory_is_the_latest_sixteen_and_reaches_the_model() -> None:
+    def poses(count: int) -> np.ndarray:
+        return np.broadcast_to(np.eye(4), (count, 4, 4))
+
+    assert latest(poses(4)).tolist() == []
+    assert latest(poses(12)).tolist() == list(range(8))
+    assert latest(poses(44)).tolist() == list(range(24, 40))
+    world = without_selection(small_world())
+    rollout = begin(world, 0)
+    memories = [world.step([rollout], [control], decode=False)[0].memory for control in wander(7, 0)]
+    assert memories[-1].tolist() == list(range(8, 24))
+
+
+def test_reconstruction_is_the_autoencoder_clip_by_clip(dream: DreamWorld) -> None:
+    film = pictures(0, count=69, size=(32, 48))
+    whole = reconstruct(dream.autoencoder, film)
+    assert whole.shape == film.shape
+    assert torch.equal(whole[:61], reconstruct(dream.autoencoder, film[:61]))
+    assert torch.equal(whole[61:], reconstruct(dream.autoencoder, film[60:])[1:])
+    assert reconstruct(dream.autoencoder, film[:1]).shape == (1, 32, 48, 3)
+
+
+# ---- the table
+
+
+def test_frames_that_show_too_little_of_the_start_do_not_enter() -> None:
+    truth = pictures(0, count=5, size=(10, 10))
+    film = truth.clone()
+    film[3] = 255 - film[3]
+    counts = torch.zeros(5, 10, 10, dtype=torch.bool)
+    counts[:, :, :3] = True
+    counts[3, 0, 0] = False  # 29 %
+    scores = Scores.of(film, truth, counts)
+    assert scores.enters.tolist() == [True, True, True, False, True]
+    assert scores.summary() == pytest.approx(
+        {"psnr": MOST_PSNR, "ssim": 1, "whole_psnr": MOST_PSNR, "whole_ssim": 1, "frames": 3, "left_out": 1}
+    )
+    assert scores.course("psnr") == [MOST_PSNR, MOST_PSNR, MOST_PSNR, None, MOST_PSNR]
+    nothing = Scores.of(film, truth, torch.zeros_like(counts)).summary()
+    assert nothing["psnr"] is None
+    assert (nothing["frames"], nothing["left_out"]) == (0, 4)
+
+
+def made_up(psnr: float, ssim: float, *, latest_psnr: float, right: int, tone_ratio: float) -> dict[str, Any]:
+    """Return the result of one scene in which the world has these figures."""
+
+    def figures(psnr: float, ssim: float) -> dict[str, Any]:
+        return {"psnr": psnr, "ssim": ssim, "whole_psnr": psnr - 1, "whole_ssim": ssim, "frames": 9, "left_out": 1}
+
+    series = {"world": figures(psnr, ssim), "repeat": figures(12.0, 0.3), "autoencoder": figures(31.0, 0.9)}
+    own = {"outbound": figures(psnr, ssim), "outbound_repeat": figures(12.0, 0.3)}
+    told = {"actions": 20, "world": right, "repeat": 2, "autoencoder": 20, "mistaken": []}
+    truth = {"mean": 100.0, "contrast": 50.0}
+    tinted = {name: value * tone_ratio for name, value in truth.items()}
+    line = {"psnr": [None, psnr], "ssim": [None, ssim]}
+    return {
+        "short": {**series, "clip": {"whole_psnr": 31.0, "whole_ssim": 0.9}},
+        "long": {**series, **own, "latest": figures(latest_psnr, ssim), "curve": {"world": line}},
+        "actions": told,
+        "all_actions": told,
+        "drift": {"truth": truth, "world": tinted, "repeat": tinted, "autoencoder": truth},
+    }
+
+
+def test_every_row_is_met_just_where_it_reaches_its_least() -> None:
+    good = made_up(24.0, 0.75, latest_psnr=22.5, right=19, tone_ratio=1.149)
+    assert [row.met for row in rows_of([good], 1.0, True)] == [True] * 11
+    bad = made_up(14.9, 0.59, latest_psnr=14.0, right=13, tone_ratio=0.84)
+    met = {row.what: row.met for row in rows_of([bad], 1.01, True)}
+    assert [what for what, reached in met.items() if reached] == [
+        "autoencoder, unseen clips",
+        "repeat-the-last-frame, chunks 0-3",
+    ]
+    text = as_text(rows_of([bad], 1.01, True))
+    assert text.count("missed") == 9
+    assert "14.90 dB 0.590" in text
+
+
+def test_means_are_over_scenes_and_drifts_do_not_cancel() -> None:
+    options = {"latest_psnr": 20.0, "right": 20}
+    scenes = [made_up(20.0, 0.5, tone_ratio=0.8, **options), made_up(30.0, 0.7, tone_ratio=1.2, **options)]
+    rows = {row.what: row for row in rows_of(scenes, 0.5, False)}
+    assert rows["short term, chunks 0-3"].values["psnr"] == 25.0
+    assert rows["short term, chunks 0-3"].values["psnr_standard_error"] == pytest.approx(5.0)
+    assert rows["long term, 16 latest frames as memory"].values["loss"] == 5.0
+    drift = rows["drift after 60 chunks, mean"]
+    assert (drift.values["world"], drift.met) == (pytest.approx(0.2), False)
+    assert drift.values["signed"] == pytest.approx(0.0)
+    assert rows["one chunk (16 frames) on the GPU"].met is None
+    assert course_of(scenes, "psnr") == {"world": [None, 25.0]}
+
+
+# ---- pictures and the program
+
+
+def test_a_strip_shows_truth_above_dream() -> None:
+    truth, dream = (torch.full((33, 24, 40, 3), value, dtype=torch.uint8) for value in (200, 60))
+    sheet = np.asarray(strip(truth, dream, 16))
+    assert (sheet[4 + 12, 4 + 20 :: 44][:9] == 200).all()
+    assert (sheet[4 + 24 + 4 + 12, 4 + 20 :: 44][:9] == 60).all()
+
+
+def test_a_curve_leaves_gaps_where_nothing_is_known() -> None:
+    line: list[float | None] = [20.0] * 30 + [None] * 30 + [20.0] * 31
+    chart = np.asarray(curves({"PSNR": {"world": line}, "SSIM": {"world": [0.5] * 91}}, 16, (80, "turn")))
+    blue = (chart[:340] == (32, 96, 200)).all(2)[40:].any(0)
+    assert blue[75:300].mean() > 0.9
+    assert not blue[375:600].any()
+    assert blue[660:900].mean() > 0.9
+
+
+@pytest.mark.slow
+def test_the_program_writes_table_strips_and_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = worldplay_env.load("testcard", image_size=SIZE)
+    monkeypatch.setattr("worldplay_env.evaluate.load", lambda *_, **__: card)
+    assert main(["--world", "testcard", "--quick", "--seeds", "900000:900002", "--out", str(tmp_path)]) == 0
+    printed, record = capsys.readouterr().out, json.loads((tmp_path / "evaluation.json").read_text())
+    assert [scene["seed"] for scene in record["scenes"]] == [900_000, 900_001]
+    assert [set(scene) >= {"all_actions", "drift"} for scene in record["scenes"]] == [True, False]
+    assert all(row["what"] in printed for row in record["rows"])
+    assert record["seconds"] > 0
+    assert len(record["curve"]["psnr"]["world"]) == 253
+    for name in ("curve.png", "strips/900000-short.png", "strips/900001-long.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size[0] > 300
+
+
+def test_scenes_are_evaluated_once_each_whatever_the_groups(scenes: World, monkeypatch: Any, tmp_path: Path) -> None:
+    asked: list[tuple[int, bool, bool]] = []
+    result = made_up(20.0, 0.5, latest_psnr=19.0, right=10, tone_ratio=1.0)
+
+    def fake(world: World, seeds: list[int], *, all_actions: bool, drift: bool, **_: Any) -> list[dict[str, Any]]:
+        asked.extend((seed, all_actions, drift) for seed in seeds)
+        return [{**result, "long": dict(result["long"]), "seed": seed} for seed in seeds]
+
+    monkeypatch.setattr("worldplay_env.evaluate.evaluate_scenes", fake)
+    monkeypatch.setattr("worldplay_env.evaluate.chunk_seconds", lambda *_: 0.5)
+    _, record = evaluate(scenes, range(900_000, 900_007), tmp_path, batch=2, all_actions=3, drift=5)
+    assert asked == [(900_000 + index, index < 3, index < 5) for index in range(7)]
+    assert len(record["scenes"]) == 7
+
+
+def test_seeds_are_a_range_of_held_out_scenes() -> None:
+    assert read_seeds("900000:900064") == range(900_000, 900_064)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "900000"], "A:B"),
+        (["--seeds", "a:b"], "'a:b'"),
+        (["--seeds", "900002:900002"], "empty"),
+        (["--seeds", "100:200"], "trained on"),
+        (["--batch", "0"], "--batch must be 1 or more"),
+        (["--world", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line

@@ -1,0 +1,85 @@
+"""The autoencoder stage: it learns, what it reports is the model's own, and unfinished runs are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small_world import CONFIG
+
+from worldplay_env.training.autoencoder import (
+    AutoencoderOptions,
+    as_video,
+    fresh,
+    gradient_loss,
+    is_inside,
+    losses,
+    measured_config,
+    rebuild,
+)
+from worldplay_env.training.data import held_labels, peak_signal_to_noise, training_seeds
+from worldplay_env.training.optimiser import Optimiser
+
+CPU = torch.device("cpu")
+
+
+def moving_bars() -> torch.Tensor:
+    """Return a clip uint8 [1, 9, 32, 48, 3] of bars that move."""
+    x = torch.arange(48)[None, :] + 2 * torch.arange(9)[:, None]
+    bars = (x % 16 < 8).to(torch.uint8) * 200 + 20  # [9, 48]
+    return bars[None, :, None, :, None].expand(1, 9, 32, 48, 3).contiguous()
+
+
+def test_the_autoencoder_overfits_one_clip() -> None:
+    autoencoder = fresh(CONFIG.autoencoder, 0, CPU)
+    optimiser, video = Optimiser(autoencoder, is_inside), as_video(moving_bars())
+    decibels = []
+    for step in range(40):
+        found = losses(autoencoder, video, AutoencoderOptions(), torch.Generator().manual_seed(step))
+        found["loss"].backward()
+        optimiser.step(1e-2)
+        decibels.append(float(found["psnr"]))
+    assert max(decibels[-5:]) > decibels[0] + 6
+
+
+def test_rebuilding_is_the_models_own_encoding_and_decoding() -> None:
+    autoencoder = fresh(CONFIG.autoencoder, 0, CPU)
+    video = as_video(moving_bars())
+    rebuilt, mean, log_variance = rebuild(autoencoder, video)
+    expected, expected_log_variance = autoencoder.encode(video)
+    torch.testing.assert_close(mean, expected)
+    torch.testing.assert_close(log_variance, expected_log_variance)
+    torch.testing.assert_close(rebuilt, autoencoder.decode(autoencoder.normalise(expected))[0])
+
+
+def test_the_gradient_loss_sees_edges_and_not_brightness() -> None:
+    video = as_video(moving_bars())
+    assert gradient_loss(video + 0.1, video) < 1e-6
+    assert gradient_loss(torch.zeros_like(video), video) > 0.01
+
+
+def test_an_autoencoder_whose_latents_were_not_measured_is_refused() -> None:
+    with pytest.raises(ValueError, match="no latent statistics yet"):
+        measured_config({})
+
+
+def test_training_never_draws_a_held_out_scene() -> None:
+    assert max(training_seeds(50_000, 17)) < 900_000
+    with pytest.raises(ValueError, match="held-out"):
+        training_seeds(4096, 18)
+
+
+def test_held_labels_are_actions_that_are_held() -> None:
+    labels = held_labels(np.random.default_rng(0), 500, 12)
+    assert labels.min() == 0
+    assert labels.max() == 80
+    assert 0.3 < (labels[:, 1:] == labels[:, :-1]).mean() < 0.9
+
+
+def test_peak_signal_to_noise_is_that_of_pictures_in_bytes() -> None:
+    truth = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    frames = truth.clone()
+    frames[1] = 255
+    decibels = peak_signal_to_noise(frames, truth)
+    assert decibels[0] > 100
+    assert decibels[1] == pytest.approx(0, abs=1e-5)

@@ -1,0 +1,164 @@
+"""What the stages share: runs that are killed go on, damage is refused by name, averages alone are enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worldplay_env.training import checkpoint
+from worldplay_env.training.optimiser import Optimiser, orthogonal
+from worldplay_env.training.run import Run, RunOptions, command
+from worldplay_env.weights.files import CheckpointError
+
+
+@dataclass(frozen=True)
+class LineOptions(RunOptions):
+    """Of a stage that fits a matrix."""
+
+    folder: Path = Path("runs/line")
+    width: int = 3
+
+
+def line_run(folder: Path, steps: int) -> Run[nn.Linear]:
+    """Train, or go on training, a linear map to be three times the identity."""
+    module = nn.Linear(4, 4, bias=False)
+    nn.init.zeros_(module.weight)
+    options = LineOptions(folder=folder, max_steps=steps, learning_rate=0.05, warmup=1, device="cpu")
+    run = Run(options, module, Optimiser(module, lambda name, parameter: False))
+    for step in run.steps():
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        run.lap("data")
+        run.update({"loss": (module(x) - 3 * x).square().mean()})
+    return run
+
+
+def saved_in(folder: Path) -> Path:
+    """Return the folder of the one checkpoint of a run."""
+    (path,) = folder.glob("step-*")
+    return path
+
+
+def test_a_run_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    first = line_run(tmp_path, 30)
+    temporary = tmp_path / ".step-000031.tmp"  # what a run that is killed while it writes leaves
+    temporary.mkdir()
+    (temporary / "model-00.safetensors").write_bytes(b"half")
+    again = line_run(tmp_path, 0)
+    assert again.step == 30
+    assert again.seconds > 0
+    torch.testing.assert_close(again.module.weight, first.module.weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(again.averaged.weight, first.averaged.weight, rtol=1e-3, atol=1e-4)
+    last = line_run(tmp_path, 30)
+    assert last.step == 60
+    target = 3 * torch.eye(4)
+    assert (last.module.weight - target).norm() < (first.module.weight - target).norm()
+    assert saved_in(tmp_path).name == "step-000060"
+    assert len(last.notes["commands"]) == 3
+
+
+@pytest.mark.parametrize("group", ["model", "averages"])
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, group: str, damage: str) -> None:
+    line_run(tmp_path, 1)
+    file = saved_in(tmp_path) / f"{group}-00.safetensors"
+    if damage == "changed":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    else:
+        file.unlink()
+    with pytest.raises(CheckpointError, match=rf"step-000001/{group}-00\.safetensors: (damaged|missing)"):
+        line_run(tmp_path, 1)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"step": 1}'])
+def test_a_damaged_index_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    line_run(tmp_path, 1)
+    (saved_in(tmp_path) / "index.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"step-000001/index\.json: missing or damaged"):
+        line_run(tmp_path, 1)
+
+
+def test_the_averages_can_be_read_without_the_model(tmp_path: Path) -> None:
+    run = line_run(tmp_path, 2)
+    for file in saved_in(tmp_path).glob("model-*"):
+        file.unlink()
+    saved = checkpoint.averages(tmp_path)
+    assert saved.model == {}
+    torch.testing.assert_close(saved.averages["weight"], run.averaged.weight.detach(), rtol=1e-3, atol=1e-6)
+    with pytest.raises(CheckpointError, match="elsewhere: no checkpoint"):
+        checkpoint.averages(tmp_path / "elsewhere")
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_and_nothing_changed() -> None:
+    module = nn.Linear(2, 2)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"not one of this Linear: weight differ"):
+        checkpoint.fill(module, {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)})
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_no_file_of_a_checkpoint_is_too_large_to_carry(tmp_path: Path) -> None:
+    tensors = {f"layer.{index}": torch.zeros(5_000_000) for index in range(4)}
+    path = checkpoint.save(tmp_path, 1, 1.0, tensors, tensors)
+    assert max(file.stat().st_size for file in path.iterdir()) <= 16 * 2**20
+    saved = checkpoint.latest(tmp_path)
+    assert saved is not None
+    assert saved.model.keys() == saved.averages.keys() == tensors.keys()
+
+
+def test_the_first_figures_come_soon_and_say_where_the_time_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line_run(tmp_path, 60)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line]
+    assert [int(line.split()[1]) for line in lines] == [20, 50]
+    for figure in ("steps/s", "data s", "network s", "optimiser s"):
+        assert figure in lines[0]
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_for_good(tmp_path: Path) -> None:
+    run = line_run(tmp_path, 1)
+    run.update({"loss": run.module.weight.sum() * float("nan")})
+    assert run.module.weight.isfinite().all()
+
+
+def test_the_command_line_of_a_run_names_what_is_not_the_default() -> None:
+    assert command(LineOptions()) == "python -m worldplay_env.training line"
+    options = LineOptions(minutes=2.0, compile=False, folder=Path("a/b"))
+    assert command(options) == "python -m worldplay_env.training line --folder a/b --minutes 2.0 --no-compile"
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 3, 2, 3, 3)])
+def test_muon_steps_as_pytorchs_own_does(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(shape, generator=generator) for _ in range(2))
+    extra = nn.Parameter(torch.ones(1))
+    module = nn.ParameterList([nn.Parameter(first.clone()), nn.Parameter(second.clone()), extra])
+    matrices = [nn.Parameter(_as_matrix(start)) for start in (first, second)]
+    theirs = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    mine = Optimiser(module, lambda name, parameter: parameter is not extra)
+    for _ in range(3):
+        for parameter, matrix in zip(module, matrices, strict=False):
+            gradient = torch.randn(shape, generator=generator)
+            parameter.grad, matrix.grad = gradient, _as_matrix(gradient)
+        mine.step(0.02)
+        theirs.step()
+    for parameter, matrix, start in zip(module, matrices, (first, second), strict=False):
+        moved = (matrix - _as_matrix(start)).norm()
+        assert (_as_matrix(parameter.detach()) - matrix).norm() < 0.02 * moved
+
+
+def _as_matrix(tensor: Tensor) -> Tensor:
+    return tensor.movedim(1, -1).flatten(1).clone()
+
+
+def test_orthogonal_matrices_have_singular_values_near_one() -> None:
+    matrices = torch.randn(3, 20, 50, generator=torch.Generator().manual_seed(0))
+    singular = torch.linalg.svdvals(orthogonal(matrices).float())
+    assert singular.min() > 0.5
+    assert singular.max() < 1.4

@@ -1,0 +1,90 @@
+"""The world models: the transformer and the autoencoder as a `World`, and its rollouts.
+
+`describe` and `load` are what `worldplay_env.world` asks for; torch comes in when a world is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worldplay_env.model.config import PRESETS, WorldConfig
+from worldplay_env.world import CHUNK_LATENTS, WorldSpec, pick_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from worldplay_env.dream.world import DreamWorld
+    from worldplay_env.weights.folder import WeightFiles
+
+
+DEFAULT_DEVICE = None
+
+
+def describe(name: str) -> WorldSpec:
+    """Return the sizes of a world model, or of a folder of weights, without loading it."""
+    config = _config(name)
+    shape = (config.autoencoder.z_dim, CHUNK_LATENTS, *config.latent_size)
+    return WorldSpec(image_size=config.image_size, latent_shape=shape, fps=config.fps)
+
+
+def load(
+    name: str,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+    weights: str | None = None,
+    revision: str | None = None,
+    accept_license: bool = False,
+    latents_per_decode: int = CHUNK_LATENTS,
+    sample_image: bool = False,
+    **unknown: object,
+) -> DreamWorld:
+    """Make the world model of that name; `world.load` shares it within the process and describes the arguments.
+
+    Raises:
+        ValueError: An unknown option; `weights` is neither None nor "random"; no weights are known under that name.
+        LicenseError, DownloadError, CheckpointError: The weights cannot be had, or are damaged.
+    """
+    import torch
+
+    from worldplay_env.dream.world import DreamWorld
+    from worldplay_env.weights import checkpoint
+
+    if unknown:
+        known = "latents_per_decode and sample_image"
+        raise ValueError(f"unknown option {', '.join(map(repr, unknown))}: a world model knows {known}")
+    if weights not in (None, "random"):
+        raise ValueError(f'weights must be None (the world\'s own) or "random", got {weights!r}')
+    files = None if weights == "random" else _files(name, revision, accept_license)
+    if files is None and revision is not None:
+        raise ValueError(f"random weights have no revisions, got revision={revision!r}")
+    config = files.config if files else _config(name)
+    random = checkpoint.RandomWeights()
+    place = {"device": pick_device(device), "dtype": getattr(torch, dtype)}
+    with torch.inference_mode(False):  # whatever the caller does: these tensors outlive the call
+        return DreamWorld(
+            config,
+            checkpoint.load_transformer(files.transformer if files else random, config.transformer, **place),
+            checkpoint.load_autoencoder(files.autoencoder if files else random, config.autoencoder, **place),
+            checkpoint.load_text_encoder(
+                files.text_encoder if files else random, files.tokenizer if files else None, config.text, **place
+            ),
+            weights=files.revision if files else "random",
+            latents_per_decode=latents_per_decode,
+            sample_image=sample_image,
+        )
+
+
+def _config(name: str) -> WorldConfig:
+    if name in PRESETS:
+        return PRESETS[name]
+    from worldplay_env.weights import hub
+
+    return hub.folder_config(name)
+
+
+def _files(name: str, revision: str | None, accept_license: bool) -> WeightFiles | None:
+    """Return the files of a world's own weights; None for "tiny" in a package that carries no trained ones."""
+    from worldplay_env.weights import hub
+
+    return hub.bundled() if name == "tiny" else hub.resolve(name, revision, accept_license)

@@ -1,0 +1,324 @@
+"""The world model as a `World`: it dreams the video that a camera would see.
+
+One step of a rollout: choose memory frames, prefill their keys and values, denoise the new chunk in four steps (all
+in `dreamer.py`), decode it in the stream, check it, commit it (here). Any number of rollouts go through together,
+grouped by the length of their memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldplay_env import memory
+from worldplay_env.dream.dreamer import Dreamer
+from worldplay_env.dream.rollout import DreamRollout, EncodedPrompt, PastChunk, image_noise, read_rollout
+from worldplay_env.image import fit_image
+from worldplay_env.model.autoencoder import Autoencoder, DecoderState, pixels_to_uint8, uint8_to_pixels
+from worldplay_env.model.config import WorldConfig
+from worldplay_env.model.text import TextEncoder
+from worldplay_env.model.transformer import Transformer
+from worldplay_env.timing import Stopwatch
+from worldplay_env.world import (
+    CHUNK_LATENTS,
+    Chunk,
+    Control,
+    Start,
+    World,
+    WorldError,
+    check_batch,
+    check_seed,
+)
+
+MID_GREY = 128
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A finished chunk that has not been committed; `decoder_state` is None if it was not decoded."""
+
+    chunk: Chunk
+    past: PastChunk
+    decoder_state: DecoderState | None
+
+
+class DreamWorld(World):
+    """A `World` made by the diffusion transformer and the autoencoder.
+
+    Args:
+        config: Sizes; those of the networks must be the networks' own.
+        transformer: The velocity field, in its compute dtype.
+        autoencoder: On the same device.
+        text_encoder: Makes prompt embeddings; without one, `start` must be given them.
+        weights: Where the parameters came from ("random", "trained", a revision).
+        latents_per_decode: Latent frames that a decoder pass takes, 1..4: fewer need less memory, frames are equal.
+        sample_image: Draw the start's latent from the encoder's posterior, by the rollout's seed, not its mean.
+        select: Chooses the past latent frames that a chunk sees, of float64 [s + 4, 4, 4] view matrices: as many, and
+            in whole clips, as `memory.select` does.
+    """
+
+    def __init__(
+        self,
+        config: WorldConfig,
+        transformer: Transformer,
+        autoencoder: Autoencoder,
+        text_encoder: TextEncoder | None = None,
+        *,
+        weights: str = "random",
+        latents_per_decode: int = CHUNK_LATENTS,
+        sample_image: bool = False,
+        select: Callable[[np.ndarray], np.ndarray] = memory.select,
+    ) -> None:
+        if not 1 <= latents_per_decode <= CHUNK_LATENTS:
+            raise ValueError(f"latents_per_decode must be 1..{CHUNK_LATENTS}, got {latents_per_decode}")
+        self.config = config
+        self.name = config.name
+        self.weights = weights
+        self.image_size = config.image_size
+        self.fps = config.fps
+        self.latent_shape = (config.autoencoder.z_dim, CHUNK_LATENTS, *config.latent_size)
+        self.transformer = transformer.eval()
+        self.autoencoder = autoencoder.eval()
+        self.text_encoder = text_encoder
+        self.device = transformer.device
+        self._latents_per_decode = latents_per_decode
+        self._sample_image = sample_image
+        self._dreamer = Dreamer(config, self.transformer, select)
+        self._prompts: WeakValueDictionary[str, EncodedPrompt] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype."""
+        return self.transformer.dtype
+
+    # ---- rollouts: begin, load
+
+    def start(self, start: Start, seed: int, *, prompt_embedding: Tensor | None = None) -> DreamRollout:
+        """Begin a rollout.
+
+        Args:
+            start: Picture, prompt and first pose.
+            seed: Of the rollout's noise, 0 or more.
+            prompt_embedding: float [text tokens, text_dim] in place of the text encoder's.
+
+        Raises:
+            ValueError: A seed that is none.
+            WorldError: No memory.
+        """
+        seed = check_seed(seed)
+        if prompt_embedding is None:
+            prompt = self.encode_prompt(start.prompt)
+        else:
+            prompt = EncodedPrompt(start.prompt, prompt_embedding.to(self.device))
+        if start.image is None:
+            picture = np.full((*self.image_size, 3), MID_GREY, dtype=np.uint8)
+            channels, _, *latent_size = self.latent_shape
+            latent = torch.zeros(channels, 1, *latent_size, device=self.device)
+        else:
+            picture = fit_image(start.image, self.image_size)
+            with self._exclusively():
+                latent = self._encode(picture, seed)
+        return DreamRollout(
+            world=self,
+            seed=seed,
+            prompt=prompt,
+            picture=picture,
+            start_latent=latent,
+            has_image=start.image is not None,
+            start_pose=start.pose,
+        )
+
+    def encode_prompt(self, prompt: str) -> EncodedPrompt:
+        """Return a prompt and its embedding; rollouts with equal prompts share one.
+
+        Warns of a prompt with more tokens than the model reads; the rest has no effect.
+        """
+        if self.text_encoder is None:
+            raise ValueError("this world has no text encoder: give start() a prompt_embedding")
+        encoded = self._prompts.get(prompt)
+        if encoded is None:
+            tokens, most = self.text_encoder.token_count(prompt), self.config.text.text_len
+            if tokens > most:
+                warnings.warn(f"the prompt has {tokens} tokens, of which {most} count: {prompt!r}", stacklevel=2)
+            with self._exclusively():
+                embedding = self.text_encoder.encode([prompt])[0].to(self.device)
+            encoded = self._prompts[prompt] = EncodedPrompt(prompt, embedding)
+        return encoded
+
+    def load_rollout(self, path: str | Path) -> DreamRollout:
+        """Read a rollout that `DreamRollout.save` wrote, in this process or another.
+
+        Raises:
+            ValueError: The file is no saved rollout, or one of another world.
+        """
+        return read_rollout(self, path)
+
+    def release(self) -> None:
+        """Give back the memory that the next step makes anew: buffers, prompts' keys and values, the text encoder."""
+        with self._lock:
+            self._dreamer.forget()
+            if self.text_encoder is not None:
+                self.text_encoder.release()
+
+    def _encode(self, picture: np.ndarray, seed: int) -> Tensor:
+        """Encode a picture, uint8 [H, W, 3], to normalised latents, float32 [C, 1, h, w]."""
+        pixels = uint8_to_pixels(torch.from_numpy(picture).to(self.device))  # [H, W, 3]
+        mean, logvar = self.autoencoder.encode(pixels.permute(2, 0, 1)[None, :, None])
+        latent = mean.float()
+        if self._sample_image:
+            noise = image_noise(latent.shape, seed).to(self.device)
+            latent = latent + torch.exp(logvar.float() / 2) * noise
+        return self.autoencoder.normalise(latent)[0]
+
+    # ---- one chunk
+
+    def step(
+        self,
+        rollouts: Sequence[DreamRollout],
+        controls: Sequence[Control],
+        *,
+        noise: Tensor | None = None,
+        decode: bool = True,
+    ) -> list[Chunk]:
+        """Make one chunk for every rollout, all of them or none (see `World.step`)."""
+        with self._exclusively():
+            self._check(rollouts, controls, noise)
+            groups: dict[int, list[int]] = defaultdict(list)
+            for index, rollout in enumerate(rollouts):
+                groups[min(rollout.chunks * CHUNK_LATENTS, memory.MEMORY)].append(index)
+            made: dict[int, _Made] = {}
+            for members in groups.values():
+                group, cameras = [rollouts[index] for index in members], [controls[index] for index in members]
+                own_noise = None if noise is None else noise[members]
+                made.update(zip(members, self._step_group(group, cameras, own_noise, decode), strict=True))
+            for index, rollout in enumerate(rollouts):
+                rollout.commit(made[index].past, made[index].decoder_state)
+        return [made[index].chunk for index in range(len(rollouts))]
+
+    def stream(self, rollout: DreamRollout, control: Control) -> Generator[Tensor, None, Chunk]:
+        """Make one chunk and yield its frames as they are decoded (see `World.stream`).
+
+        The generator returns the `Chunk`, whose timings end before decoding. It commits just before it yields the
+        last frames, and nothing if it is not taken that far.
+        """
+        self._check([rollout], [control], None)
+        return self._stream(rollout, control)
+
+    def _stream(self, rollout: DreamRollout, control: Control) -> Generator[Tensor, None, Chunk]:
+        before = rollout.chunks
+        with self._exclusively():
+            watch = Stopwatch(self.device)
+            dreamt = self._dreamer.dream([rollout], [control], None, watch)
+            self._require_finite(dreamt.latents)
+            state = self._caught_up(rollout)
+            timings = watch.seconds()
+        parts: list[Tensor] = []
+        for latent in dreamt.latents.split(1, dim=2):
+            with self._exclusively():
+                pixels, state = self.autoencoder.decode(latent, state, clamp=False)
+                self._require_finite(pixels)
+                parts.append(_to_frames(pixels[0]))
+                if len(parts) == CHUNK_LATENTS:
+                    if rollout.chunks != before:
+                        raise WorldError("the rollout was stepped while its frames were streamed")
+                    rollout.commit(dreamt.past[0], state)
+            yield parts[-1]
+        return Chunk(torch.cat(parts), dreamt.latents[0].clone(), dreamt.memory[0], timings)
+
+    def _step_group(
+        self, rollouts: list[DreamRollout], controls: list[Control], noise: Tensor | None, decode: bool
+    ) -> list[_Made]:
+        """Make the chunks of rollouts with equally long memories, committing nothing."""
+        watch = Stopwatch(self.device)
+        dreamt = self._dreamer.dream(rollouts, controls, noise, watch)
+        frames: list[Tensor | None] = [None] * len(rollouts)
+        states: list[DecoderState | None] = [None] * len(rollouts)
+        if decode:
+            pixels, state = self._decode(dreamt.latents, _stack([self._caught_up(rollout) for rollout in rollouts]))
+            watch.lap("decode")
+            self._require_finite(dreamt.latents, pixels)
+            frames[:] = [_to_frames(row) for row in pixels]
+            states[:] = state.split()
+        else:
+            self._require_finite(dreamt.latents)
+        watch.lap("check")
+        timings = watch.seconds()
+        return [
+            _Made(Chunk(images, past.latents.clone(), chosen, dict(timings)), past, state)
+            for images, chosen, past, state in zip(frames, dreamt.memory, dreamt.past, states, strict=True)
+        ]
+
+    # ---- decoding
+
+    def _decode(self, latents: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
+        """Decode latents [b, C, f, h, w], a few frames a pass: unclamped pixels [b, 3, F, H, W]."""
+        parts = []
+        for part in latents.split(self._latents_per_decode, dim=2):
+            pixels, state = self.autoencoder.decode(part, state, clamp=False)
+            parts.append(pixels)
+        assert state is not None
+        return torch.cat(parts, dim=2), state
+
+    def _caught_up(self, rollout: DreamRollout) -> DecoderState | None:
+        """Return the decoder's state before the next chunk, decoding what was stepped with `decode=False`."""
+        state = rollout.decoder_state
+        for past in rollout.history[rollout.decoded :]:
+            _, state = self._decode(past.latents[None], state)
+        return state
+
+    # ---- safety
+
+    def _check(self, rollouts: Sequence[DreamRollout], controls: Sequence[Control], noise: Tensor | None) -> None:
+        for rollout in rollouts:
+            if not isinstance(rollout, DreamRollout) or not rollout.belongs_to(self):
+                raise ValueError(f"not a rollout of this world: {rollout!r}")
+        check_batch(self, rollouts, controls, noise)
+
+    def _require_finite(self, *tensors: Tensor) -> None:
+        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+            raise WorldError(
+                "the model's output is not finite; no rollout was changed. Are the weights whole, and is "
+                f"{self.dtype} wide enough for them?"
+            )
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        """Hold the networks and buffers for one call, in a context that does not depend on the caller's.
+
+        Without gradients, so that results are cheap to keep; not in inference mode, whose tensors could not be
+        written later; not in autocast, which would change results.
+        """
+        autocast = torch.autocast(self.device.type, enabled=False)
+        with self._lock, torch.inference_mode(False), torch.no_grad(), autocast:
+            try:
+                yield
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                self._dreamer.forget()
+                traceback.clear_frames(error.__traceback__)  # they would keep the tensors of the failed call alive
+                raise WorldError(
+                    f"out of memory on {self.device}; no rollout was changed. Step fewer rollouts at once, or load "
+                    f"the world with fewer latents_per_decode (now {self._latents_per_decode})."
+                ) from error
+
+
+def _stack(states: list[DecoderState | None]) -> DecoderState | None:
+    """Join decoder states; rollouts with equally long memories are all at their first chunk (None), or none is."""
+    known = [state for state in states if state is not None]
+    return DecoderState.stack(known) if known else None
+
+
+def _to_frames(pixels: Tensor) -> Tensor:
+    """Map pixels [3, F, H, W] to frames, uint8 [F, H, W, 3]."""
+    return pixels_to_uint8(pixels.clamp(-1, 1)).permute(1, 2, 3, 0).contiguous()

@@ -1,0 +1,132 @@
+"""How alike two pictures are, over the pixels that count; and which pixels count.
+
+Masks are bool [F, H, W]; None counts every pixel. Pictures are uint8 [F, H, W, 3].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MOST_PSNR = 60.0
+"""dB that equal pictures get, so that means stay finite and no frame outweighs the others; one grey level off
+everywhere is 48 dB."""
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the luminance (ITU-R BT.601)."""
+
+_WINDOW, _SIGMA = 11, 1.5
+_STABILITY = ((0.01 * 255) ** 2, (0.03 * 255) ** 2)
+_FAR = 1e4
+_NEARER = 0.01
+_INVERSE_ROUNDING = 1e-3
+
+
+def psnr(frames: Tensor, truth: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Return 10 log10(255^2 / mean squared error over the pixels that count and the three colours).
+
+    Returns:
+        float32 [F] in dB, `MOST_PSNR` at most; nan for a frame of which nothing counts.
+    """
+    error = (frames.float() - truth.float()).square().mean(3)  # [F, H, W]
+    mean = _mean(error, counts)
+    return (10 * torch.log10(255.0**2 / mean.clamp(min=1e-12))).clamp(max=MOST_PSNR)
+
+
+def ssim(frames: Tensor, truth: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Return the mean structural similarity of the luminance (Wang et al. 2004) over the pixels that count.
+
+    The window is a Gaussian of 11x11 and sigma 1.5; K1 = 0.01, K2 = 0.03, L = 255. Pixels that do not count, and what
+    lies outside the frame, weigh nothing in any window, and the others' weights are scaled to a sum of 1.
+
+    Returns:
+        float32 [F], 1 at most; nan for a frame of which nothing counts.
+    """
+    x, y = luminance(frames), luminance(truth)
+    weight = torch.ones_like(x) if counts is None else counts.to(x.dtype)
+    total = _blur(weight).clamp(min=1e-12)
+
+    def mean(values: Tensor) -> Tensor:
+        return _blur(values * weight) / total
+
+    mean_x, mean_y = mean(x), mean(y)
+    variances = mean(x * x) - mean_x.square() + mean(y * y) - mean_y.square()
+    covariance = mean(x * y) - mean_x * mean_y
+    first, second = _STABILITY
+    light = (2 * mean_x * mean_y + first) / (mean_x.square() + mean_y.square() + first)
+    similarity = light * (2 * covariance + second) / (variances + second)
+    return _mean(similarity, counts)
+
+
+def luminance(frames: Tensor) -> Tensor:
+    """Return the luminance 0..255 of pictures: float32 [F, H, W]."""
+    return frames.float() @ torch.tensor(LUMA, device=frames.device)
+
+
+def visible(
+    depth: Tensor, c2w: np.ndarray, start_depth: Tensor, start_c2w: np.ndarray, intrinsics: np.ndarray
+) -> Tensor:
+    """Return which pixels show a surface point that the starting picture shows too.
+
+    Each pixel's point is projected into the starting picture. It is visible there if it falls inside the picture and
+    lies no more than 1 % behind the depth there (inverse depth, interpolated linearly, which is exact on planes). Sky
+    is a point far away in its direction.
+
+    Args:
+        depth: float32 [F, H, W] along the optical axis at pixel centres, inf for sky.
+        c2w: float64 [F, 4, 4] camera-to-world matrices.
+        start_depth: float32 [h, w] of the starting picture; of any resolution.
+        start_c2w: float64 [4, 4].
+        intrinsics: float64 [3, 3], normalised, of both cameras.
+
+    Returns:
+        bool [F, H, W].
+    """
+    device = depth.device
+    height, width = depth.shape[1:]
+    fx, fy, cx, cy = (float(intrinsics[place]) for place in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    x = ((torch.arange(width, device=device) + 0.5) / width - cx) / fx
+    y = ((torch.arange(height, device=device) + 0.5) / height - cy) / fy
+    rays = torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(depth[0])])
+    points = depth.clamp(max=_FAR)[:, None] * rays.float()  # [F, 3, H, W]
+    relative = torch.from_numpy(np.linalg.inv(start_c2w) @ c2w).float().to(device)  # [F, 4, 4]
+    rotated = torch.einsum("fij,fjhw->fihw", relative[:, :3, :3], points)
+    px, py, pz = (rotated + relative[:, :3, 3, None, None]).unbind(1)
+    ahead = pz > 1e-4
+    safe = torch.where(ahead, pz, 1.0)
+    u, v = fx * px / safe + cx, fy * py / safe + cy  # 0..1 inside the starting picture
+    inside = ahead & (u >= 0) & (u < 1) & (v >= 0) & (v < 1)
+    grid = torch.stack([2 * u - 1, 2 * v - 1], dim=-1).float()  # [F, H, W, 2]
+    inverse = (1 / start_depth)[None, None].expand(len(depth), -1, -1, -1)
+    surface = torch.nn.functional.grid_sample(inverse, grid, padding_mode="border", align_corners=False)[:, 0]
+    return inside & (1 / safe >= surface * (1 - _NEARER) - _INVERSE_ROUNDING)
+
+
+def tone(frames: Tensor) -> tuple[float, float]:
+    """Return the mean luminance of all frames, and their contrast: the mean of each frame's standard deviation."""
+    grey = luminance(frames).flatten(1)
+    return float(grey.mean()), float(grey.std(dim=1, correction=0).mean())
+
+
+def _mean(values: Tensor, counts: Tensor | None) -> Tensor:
+    """Return the mean of [F, H, W] over the pixels that count: [F]."""
+    if counts is None:
+        return values.mean((1, 2))
+    return torch.where(counts, values, 0.0).sum((1, 2)) / counts.sum((1, 2))
+
+
+def _blur(values: Tensor) -> Tensor:
+    """Return the Gaussian window's sum around each pixel of [F, H, W]; outside the frame there is nothing."""
+    height, width = values.shape[1:]
+    # Matrix products, not convolutions: on GPUs, those may round their inputs to ten bits.
+    return _window(height, values) @ values @ _window(width, values)
+
+
+def _window(size: int, like: Tensor) -> Tensor:
+    """Return the symmetric band matrix [size, size] whose rows hold the window's weights."""
+    offset = torch.arange(size, device=like.device)
+    offset = offset[:, None] - offset
+    weights = torch.exp(-offset.to(like.dtype).square() / (2 * _SIGMA**2))
+    weights = torch.where(offset.abs() <= _WINDOW // 2, weights, 0.0)
+    reach = torch.arange(_WINDOW, device=like.device, dtype=like.dtype) - _WINDOW // 2
+    return weights / torch.exp(-reach.square() / (2 * _SIGMA**2)).sum()

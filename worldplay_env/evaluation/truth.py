@@ -1,0 +1,64 @@
+"""A scene as the truth to compare with: its pictures along a path, and what of them the starting picture shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.evaluation.metrics import visible
+from worldplay_env.scenes.build import build, stack
+from worldplay_env.scenes.render import Renderer
+from worldplay_env.scenes.walk import between
+from worldplay_env.scenes.world import SceneWorld
+from worldplay_env.world import Start, World
+
+FRAMES_A_LATENT = 4
+"""Images of a latent frame, the first of a film apart."""
+
+_FINER = 2
+
+
+class Truth:
+    """A scene, rendered at a world's size.
+
+    Args:
+        seed: The scene's.
+        size: Height and width of a frame.
+        device: Where pictures are rendered and kept.
+    """
+
+    def __init__(self, seed: int, size: tuple[int, int], device: torch.device) -> None:
+        self.scene = build(seed)
+        scenes = stack([self.scene], device)
+        self._renderer = Renderer(scenes, size)
+        self._intrinsics = torch.tensor(DEFAULT_INTRINSICS)
+        finer = Renderer(scenes, (size[0] * _FINER, size[1] * _FINER))
+        self._start_depth = finer.depth(*self._views(self.scene.start[None]))[0]  # finer: sharper silhouettes
+        self.picture = self.frames(self.scene.start[None])[0]
+        """uint8 [H, W, 3] the starting picture, the only true one that a world is given."""
+
+    def begin(self, world: World) -> Any:
+        """Begin a rollout of a world in this scene: from its starting picture and caption, with its seed."""
+        prompt = f"scene {self.scene.seed}" if isinstance(world, SceneWorld) else self.scene.caption
+        return world.start(Start(image=self.picture.cpu().numpy(), prompt=prompt), self.scene.seed)
+
+    def frames(self, cameras: np.ndarray) -> Tensor:
+        """Render cameras [F, 4, 4] in the scene's coordinates: uint8 [F, H, W, 3]."""
+        return self._renderer.frames(*self._views(cameras))
+
+    def film(self, poses: np.ndarray) -> Tensor:
+        """Render the images along poses [N, 4, 4], one a latent frame: uint8 [4 N - 3, H, W, 3]."""
+        return self.frames(between(poses))
+
+    def visible(self, poses: np.ndarray) -> Tensor:
+        """Return which pixels of the same images show what the starting picture shows: bool [4 N - 3, H, W]."""
+        cameras = between(poses)
+        depth = self._renderer.depth(*self._views(cameras))
+        return visible(depth, cameras, self._start_depth, self.scene.start, DEFAULT_INTRINSICS)
+
+    def _views(self, cameras: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.zeros(len(cameras), dtype=torch.int64), torch.from_numpy(cameras), self._intrinsics

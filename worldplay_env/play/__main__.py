@@ -1,0 +1,226 @@
+"""The command: `python -m worldplay_env.play`."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from worldplay_env.image import fit_image
+from worldplay_env.play.script import Recording, Script, read_script
+from worldplay_env.play.session import Lane, Session
+from worldplay_env.play.studio import Studio
+from worldplay_env.starts import find_starts, read_start
+from worldplay_env.world import WORLDS, Start, World, describe, load
+
+NO_PICTURE = "none"
+MID_GREY = 128
+SMALLEST, LARGEST = (320, 200), (7680, 4320)
+"""Of windows, in pixels."""
+CLOSING_SECONDS = 2.0
+"""How long to wait for the piece of work at hand when the window is closed."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Walk through a world: W S A D move, the arrow keys look, and the window says the rest."""
+
+    world: str | None = None
+    """"tiny", "scene", "wan-5b", "testcard", or a folder of weights. By default the script's, else "tiny"."""
+    compare: str | None = None
+    """A second world beside it under the same keys: a name or a folder, or a number for another seed."""
+    image: str | None = None
+    """The picture to start from; "none" starts from the prompt alone. By default a bundled picture."""
+    prompt: str | None = None
+    """What the world looks like. By default the bundled picture's own prompt; empty for a picture of yours."""
+    seed: int | None = None
+    """Of the rollout's noise; the same seed and keys give the same film. By default the script's, else 0."""
+    device: str | None = None
+    """A torch device. By default "cuda" where there is one, else "cpu"."""
+    weights: str | None = None
+    """"random" for seeded random parameters, without a download. By default the world's own."""
+    accept_license: bool = False
+    """Agree to the licence of weights that have to be downloaded."""
+    fps: float | None = None
+    """Frames per second of playback. By default the world's, 16."""
+    size: str = "960x600"
+    """Width and height of the window in pixels."""
+    out: Path = Path("outputs")
+    """The folder for films (F) and pictures (C)."""
+    record: Path | None = None
+    """Write the session's keys to this file, for --script."""
+    script: Path | None = None
+    """Replay the keys that --record wrote, with the world, picture, prompt and seed they were played in unless others
+    are given here; then the keyboard takes over."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for, checked, before any window is opened."""
+
+    worlds: tuple[str, ...]
+    seeds: tuple[int, ...]
+    start: Start
+    fps: float
+    size: tuple[int, int]
+    first_pictures: tuple[np.ndarray, ...]
+    script: Script | None
+    settings: dict[str, str | int | None]
+
+    @property
+    def title(self) -> str:
+        """What the window's bar says."""
+        return " | ".join(lane_names(self.worlds, self.seeds))
+
+
+def make_plan(args: Args) -> Plan:
+    """Check what was asked for and read what it names.
+
+    Raises:
+        ValueError: A world, size, rate, seed, picture or script that cannot be used.
+        OSError: A file that cannot be read or written.
+    """
+    script = None if args.script is None else read_script(args.script)
+    settings: dict[str, str | int | None] = {
+        "world": "tiny",
+        "seed": 0,
+        "image": None,
+        "prompt": None,
+        "compare": None,
+    }
+    settings |= script.settings if script else {}
+    settings |= {name: getattr(args, name) for name in settings if getattr(args, name) is not None}
+    world, seed, compare = str(settings["world"]), int(settings["seed"] or 0), settings["compare"]
+    if seed < 0:
+        raise ValueError(f"--seed is a whole number of 0 or more, got {seed}")
+    worlds, seeds = [world], [seed]
+    if compare is not None:
+        another_seed = str(compare).isascii() and str(compare).isdigit()
+        worlds.append(world if another_seed else str(compare))
+        seeds.append(int(compare) if another_seed else seed)
+    specs = [describe(name) for name in worlds]
+    fps = specs[0].fps if args.fps is None else args.fps
+    if not 0 < fps <= 1000:
+        raise ValueError(f"--fps is a number over 0, at most 1000, got {fps}")
+    check_folder(args.out)
+    start = choose_start(settings["image"], settings["prompt"])
+    grey = np.full((1, 1, 3), MID_GREY, dtype=np.uint8)
+    image = grey if start.image is None else start.image
+    first_pictures = tuple(fit_image(image, spec.image_size) for spec in specs)
+    size = parse_size(args.size)
+    return Plan(tuple(worlds), tuple(seeds), start, fps, size, first_pictures, script, settings)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height of "960x600"."""
+    found = re.fullmatch(r"\s*(\d{1,5})\s*[xX×]\s*(\d{1,5})\s*", text)
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not all(least <= side <= most for least, side, most in zip(SMALLEST, size, LARGEST, strict=True)):
+        least, most = ("x".join(map(str, sides)) for sides in (SMALLEST, LARGEST))
+        raise ValueError(f"--size is a width and height in pixels such as 960x600, {least} to {most}, got {text!r}")
+    return size
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OSError if films and pictures cannot be put into a folder, or the folder not be made."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OSError(f"--out {folder}: films and pictures cannot be written there ({nearest} is no writable folder)")
+
+
+def choose_start(image: str | int | None, prompt: str | int | None) -> Start:
+    """Return the start that `--image` and `--prompt` ask for."""
+    if image is None:
+        picture, own_prompt = find_starts()[0]
+    else:
+        picture, own_prompt = None if image == NO_PICTURE else str(image), ""
+    return read_start(picture, own_prompt if prompt is None else str(prompt))
+
+
+def lane_names(worlds: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Return what the worlds are called on the screen: with the seed, if only that tells them apart."""
+    names = [name if name in WORLDS else Path(name).resolve().name for name in worlds]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name}, seed {seed}" for name, seed in zip(names, seeds, strict=True)]
+
+
+def open_world(name: str, args: Args) -> World:
+    """Load a world; called in the session's thread."""
+    return load(name, device=args.device, weights=args.weights, accept_license=args.accept_license)
+
+
+def play(args: Args, plan: Plan, recording: Recording | None) -> int:
+    """Open the window, play, and close everything; return the exit code."""
+    # pygame greets on stdout when it is imported, unless told not to.
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    from worldplay_env.play.player import Player
+    from worldplay_env.play.screen import NoDisplay, Screen
+
+    try:
+        screen = Screen(f"WorldPlay: {plan.title}", plan.size)
+    except NoDisplay as error:
+        return _fail(error, 2)
+    lanes = [
+        Lane(title, lambda name=name: open_world(name, args), seed)  # type: ignore[misc]
+        for title, name, seed in zip(lane_names(plan.worlds, plan.seeds), plan.worlds, plan.seeds, strict=True)
+    ]
+    studio = Studio(args.out, plan.fps)
+    session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording)
+    try:
+        code = 0
+        Player(session, screen, studio, plan.worlds[0], plan.first_pictures).run()
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        # The window first: it should be gone at once, whatever the world is in the middle of.
+        screen.close()
+        studio.close()
+        session.close(timeout=CLOSING_SECONDS)
+    if session.error is not None:
+        return _fail(session.error, 1 if session.loaded else 2)
+    failures = studio.failures + ([f"recording failed: {recording.error}"] if recording and recording.error else [])
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    for path in studio.written:
+        print(path)
+    return code or int(bool(failures))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code: 0, 2 for what was asked for, 1 for what went wrong, 130 for Ctrl-C."""
+    args = tyro.cli(Args, prog="python -m worldplay_env.play", args=arguments)
+    recording = None
+    try:
+        plan = make_plan(args)
+        if args.record is not None:
+            recording = Recording(args.record, plan.settings)
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    try:
+        return play(args, plan, recording)
+    finally:
+        if recording is not None:
+            recording.close()
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    if any(thread.name == "worldplay-session" for thread in threading.enumerate()):
+        # A chunk or a download that cannot be broken off: everything is written, so the process need not wait for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

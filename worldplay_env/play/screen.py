@@ -1,0 +1,225 @@
+"""The window: draws a `View`, whatever it was made from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pygame
+
+from worldplay_env.play import overlay
+from worldplay_env.play.keys import HELP
+from worldplay_env.play.loading import Progress
+from worldplay_env.play.overlay import Type, Walk
+
+BACKGROUND = (9, 9, 11)
+SIDE_BY_SIDE: Final = 1.25
+"""Pictures are shown one below the other if that makes them larger by more than this."""
+_NO_DISPLAYS = ("dummy", "offscreen")
+"""What SDL falls back to without a word where there is no display."""
+
+
+class NoDisplay(RuntimeError):  # noqa: N818 (it is what there is)
+    """There is no screen to open a window on."""
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the window shows.
+
+    Attributes:
+        pictures: uint8 [height, width, 3], one or more, side by side.
+        captions: What each picture is; drawn if there is more than one.
+        held: Movement keys that are lit.
+        action: What they do together, in words.
+        figures: Lines of the panel of figures.
+        walks: What the map shows, one a lane; no map if there are none.
+        notice: What has just happened.
+        sign: Why the picture waits.
+        progress: Of loading.
+        filming: Seconds of film so far.
+        paused: Whether the picture is stopped by request.
+        typing: The prompt that is being typed.
+        error: What went wrong.
+        overlay: Whether anything is drawn over the picture beyond what cannot be missed.
+    """
+
+    pictures: tuple[np.ndarray, ...]
+    captions: tuple[str, ...] = ()
+    held: frozenset[str] = frozenset()
+    action: str = ""
+    figures: tuple[str, ...] = ()
+    walks: tuple[Walk, ...] = ()
+    notice: str = ""
+    sign: str = ""
+    progress: Progress | None = None
+    filming: float | None = None
+    paused: bool = False
+    typing: str | None = None
+    error: str = ""
+    overlay: bool = True
+
+
+class Screen:
+    """A window that can be resized; nothing of pygame but display and fonts is used, so that sound may be missing.
+
+    Args:
+        title: What its bar says.
+        size: Width and height in pixels.
+
+    Raises:
+        NoDisplay: There is none.
+    """
+
+    def __init__(self, title: str, size: tuple[int, int]) -> None:
+        wanted = os.environ.get("SDL_VIDEODRIVER")
+        if sys.platform.startswith("linux") and not (
+            wanted or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        ):
+            raise NoDisplay("there is no display to open a window on: neither DISPLAY nor WAYLAND_DISPLAY is set")
+        try:
+            pygame.display.init()
+            if pygame.display.get_driver() in _NO_DISPLAYS and wanted not in _NO_DISPLAYS:
+                raise NoDisplay(f"there is no display to open a window on (DISPLAY={os.environ.get('DISPLAY', '')})")
+            pygame.font.init()
+            pygame.display.set_caption(title)
+            self.surface = pygame.display.set_mode(size, pygame.RESIZABLE)
+        except pygame.error as error:
+            self.close()
+            raise NoDisplay(f"there is no display to open a window on: {error}") from error
+        except NoDisplay:
+            self.close()
+            raise
+        self._type = Type(self.surface.get_size())
+        self._typed_for = self.surface.get_size()
+
+    def close(self) -> None:
+        """Close the window; a second time does nothing."""
+        pygame.font.quit()
+        pygame.display.quit()
+
+    def draw(self, view: View) -> None:
+        """Show a view."""
+        self.surface = pygame.display.get_surface() or self.surface
+        size = self.surface.get_size()
+        if size != self._typed_for:
+            self._type, self._typed_for = Type(size), size
+        self.surface.fill(BACKGROUND)
+        for index, (picture, rect) in enumerate(zip(view.pictures, self._places(view.pictures), strict=True)):
+            self._draw_picture(picture, rect)
+            if len(view.pictures) > 1 and view.overlay:
+                self._draw_caption(view.captions[index], index, rect)
+        if view.overlay:
+            self._draw_overlay(view)
+        self._draw_messages(view)
+        pygame.display.flip()
+
+    def _places(self, pictures: tuple[np.ndarray, ...]) -> list[pygame.Rect]:
+        """Return where pictures go: as large as fits, next to one another or, in a high window, below."""
+        width, height = self.surface.get_size()
+        count = len(pictures)
+        tallness = [picture.shape[0] / picture.shape[1] for picture in pictures]
+        across = min(width / count, height / max(tallness))
+        stacked = min(width, height / count / max(tallness))
+        columns = count if SIDE_BY_SIDE * across >= stacked else 1
+        cell_width, cell_height = width // columns, height // (count // columns)
+        places = []
+        for index, ratio in enumerate(tallness):
+            picture_width = min(cell_width, round(cell_height / ratio))
+            rect = pygame.Rect(0, 0, max(1, picture_width), max(1, min(cell_height, round(picture_width * ratio))))
+            rect.center = (
+                index % columns * cell_width + cell_width // 2,
+                index // columns * cell_height + cell_height // 2,
+            )
+            places.append(rect)
+        return places
+
+    def _draw_picture(self, picture: np.ndarray, rect: pygame.Rect) -> None:
+        height, width = picture.shape[:2]
+        surface = pygame.image.frombuffer(np.ascontiguousarray(picture).data, (width, height), "RGB")
+        pygame.transform.smoothscale(surface.convert(self.surface), rect.size, self.surface.subsurface(rect))
+
+    def _draw_caption(self, caption: str, index: int, rect: pygame.Rect) -> None:
+        kind = self._type
+        text = kind.fitting(rect.width - 2 * kind.px(16), caption, kind.text)
+        label = overlay.text_panel(kind, [text], kind.text, colour=overlay.PATHS[index % len(overlay.PATHS)])
+        # In the middle of the picture's upper edge, or below the panels where those would cover it.
+        top = max(rect.top + kind.px(4), kind.px(4))
+        self.surface.blit(label, label.get_rect(midtop=(rect.centerx, top)))
+
+    def _draw_overlay(self, view: View) -> None:
+        kind, surface = self._type, self.surface
+        width, height = surface.get_size()
+        edge = kind.px(8)
+        hints = kind.wrapped(width - 2 * edge - 2 * kind.px(5), HELP, kind.small, gap="   ")
+        foot = overlay.text_panel(kind, hints, kind.small, colour=overlay.FAINT, centred=True, width=width)
+        surface.blit(foot, (0, height - foot.get_height()))
+        bottom = height - foot.get_height() - kind.px(6)
+
+        for keys, corner in ((overlay.MOVE_KEYS, "bottomleft"), (overlay.LOOK_KEYS, "bottomright")):
+            drawn = overlay.cluster(kind, keys, view.held)
+            place = (edge, bottom) if corner == "bottomleft" else (width - edge, bottom)
+            surface.blit(drawn, drawn.get_rect(**{corner: place}))
+        if view.action and view.typing is None:
+            action = overlay.text_panel(kind, [view.action], kind.large, centred=True, width=kind.px(120))
+            surface.blit(action, action.get_rect(midbottom=(width // 2, bottom)))
+        if view.figures:
+            surface.blit(overlay.text_panel(kind, view.figures, kind.small), (edge, edge))
+        if view.walks:
+            drawn = overlay.draw_map(kind, kind.px(120), view.walks)
+            surface.blit(drawn, drawn.get_rect(topright=(width - edge, edge)))
+
+    def _draw_messages(self, view: View) -> None:
+        """Draw what is said even while the overlay is hidden, in the middle, from below upwards."""
+        kind, surface = self._type, self.surface
+        width, height = surface.get_size()
+        room = width - 2 * kind.px(110) if view.overlay else width - 4 * kind.px(8)
+        y = height - kind.px(82)
+        if view.typing is not None:
+            y = self._draw_typing(view.typing, y)
+        if view.progress is not None:
+            drawn = overlay.bar(kind, kind.px(300), view.progress.fraction)
+            surface.blit(drawn, drawn.get_rect(midbottom=(width // 2, y)))
+            y = self._say(view.progress.text, y - drawn.get_height() - kind.px(4), width - 2 * kind.px(8))
+        if view.sign:
+            y = self._say(view.sign, y, room, colour=overlay.FAINT)
+        if view.notice:
+            y = self._say(view.notice, y, width - 2 * kind.px(8))
+        if view.error:
+            y = self._say(view.error, y, width - 2 * kind.px(8), colour=overlay.ALARM)
+        if view.paused:
+            drawn = overlay.text_panel(kind, ["paused"], kind.large, centred=True)
+            surface.blit(drawn, drawn.get_rect(center=(width // 2, height // 2)))
+        if view.filming is not None:
+            self._draw_filming(view.filming)
+
+    def _say(self, text: str, y: int, room: int, colour: overlay.Colour = overlay.INK) -> int:
+        """Draw a text, in as many lines as it needs, that ends above `y`; return what is above it."""
+        kind = self._type
+        lines = kind.wrapped(room - 2 * kind.px(5), text.split(), kind.text)[:6]
+        drawn = overlay.text_panel(kind, lines, kind.text, colour=colour, centred=True)
+        rect = drawn.get_rect(midbottom=(self.surface.get_width() // 2, y))
+        self.surface.blit(drawn, rect)
+        return rect.top - kind.px(4)
+
+    def _draw_typing(self, text: str, y: int) -> int:
+        kind, width = self._type, self.surface.get_width()
+        room = width - 2 * kind.px(20)
+        shown = text
+        while kind.text.size(f"prompt: {shown}_")[0] > room - 2 * kind.px(5):  # the end is what is being typed
+            shown = shown[1:]
+        drawn = overlay.text_panel(
+            kind, [f"prompt: {shown}_", "Enter: from the next second on   Esc: cancel"], kind.text, width=room
+        )
+        rect = drawn.get_rect(midbottom=(width // 2, y))
+        self.surface.blit(drawn, rect)
+        return rect.top - kind.px(4)
+
+    def _draw_filming(self, seconds: float) -> None:
+        kind = self._type
+        drawn = overlay.text_panel(kind, [f"     film {seconds:.1f} s"], kind.text)
+        pygame.draw.circle(drawn, overlay.ALARM, (kind.px(13), drawn.get_height() // 2), kind.px(4))
+        self.surface.blit(drawn, drawn.get_rect(midtop=(self.surface.get_width() // 2, self._type.px(28))))

@@ -1,0 +1,415 @@
+"""A running world under somebody's keys: what to show when, for any screen and over any world.
+
+A `Session` makes chunks in a thread of its own, one ahead of the picture at most. Its owner, in one other thread,
+tells it which keys go down and up, and calls `advance` often: it gives the frame to show whenever one is due.
+
+What is made follows from the start, the seed and the keys of each chunk alone. When a chunk is begun does not matter
+to it, nor how fast anything is; so a recorded session can be made again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldplay_env.control.actions import label_of_keys
+from worldplay_env.play.keys import Command
+from worldplay_env.play.making import Frame, Making, Moment, Stride
+from worldplay_env.play.pacing import Lead, Playback
+from worldplay_env.play.script import ChunkKeys, Recording, Script
+from worldplay_env.play.timeline import KeyTimeline
+from worldplay_env.world import CHUNK_LATENTS, Rollout, Start, World
+
+LATENT_FRAMES = 4
+"""Images of a latent frame (the start's is a single one)."""
+MAKING = "making the next second"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One of the worlds that are played side by side.
+
+    Attributes:
+        name: What it is called on the screen.
+        load: Returns the world; called in the session's thread.
+        seed: Of its rollout.
+    """
+
+    name: str
+    load: Callable[[], World]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the session's thread is doing, and since when."""
+
+    what: str
+    since: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """What `Session.advance` has to say.
+
+    Attributes:
+        frame: To be shown from now on, or None: the one on show stays.
+        command: Of the script, for the owner to obey as if a person had given it; then there is no frame.
+    """
+
+    frame: Frame | None = None
+    command: Command | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How well the session runs; None or empty where it is not known yet.
+
+    Attributes:
+        played: Frames a second shown of late.
+        made: Frames a second of the newest chunk's making.
+        key_to_frame: Seconds from a key going down to the first frame that answers it, the last time.
+        chunk: Seconds that the newest chunk took.
+        parts: Of those, by part ("prefill", "denoise", "decode"), of all lanes together.
+        age: Seconds of video since the world began.
+    """
+
+    played: float
+    made: float | None
+    key_to_frame: float | None
+    chunk: float | None
+    parts: dict[str, float]
+    age: float
+
+
+class Session:
+    """One or more worlds, side by side, under the same keys.
+
+    Args:
+        lanes: The worlds.
+        start: Where each begins.
+        fps: Frames shown a second.
+        script: Whose keys and commands come before a person's.
+        recording: What writes the session down; the session does not close it.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        start: Start,
+        fps: float,
+        *,
+        script: Script | None = None,
+        recording: Recording | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lanes = tuple(lanes)
+        self.fps = fps
+        self.frames_shown = 0
+        """Frames shown since the session began, over all its restarts."""
+        self.strides: list[Stride] = []
+        """The way walked up to the frame on show: one a chunk, the last of them the one on show."""
+        self.on_show: Frame | None = None
+        """None while the picture of `standing` is on show."""
+        self._start, self._script, self._recording, self._clock = start, script, recording, clock
+        self._keys = KeyTimeline(LATENT_FRAMES / fps)
+        self._playback: Playback[Frame] = Playback(fps)
+        self._lead = Lead(1 / fps)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._error: Exception | None = None
+        self._activity: Activity | None = None
+        self._worlds: list[World] = []
+        self._beginning: Moment | None = None
+        self._standing: Moment | None = None
+        """Where the way on show begins: the start, or the bookmark gone back to."""
+        self._bookmark: tuple[Moment, list[Stride]] | None = None
+        self._rollouts: list[Rollout] = []
+        self._newest: tuple[np.ndarray, ...] = ()
+        """The last images made in this take."""
+        self._take = 0
+        """Counts the cuts: what was begun in an earlier take is dropped."""
+        self._unseen = 0
+        """Chunks begun in this take of which no frame has been shown."""
+        self._prompt: str | None = None
+        self._last: Stride | None = None
+        self._key_to_frame: float | None = None
+        self._thread = threading.Thread(target=self._work, name="worldplay-session", daemon=True)
+        self._thread.start()
+
+    # ---- what the owner says
+
+    def press(self, key: str) -> None:
+        """Say that a movement key went down."""
+        with self._changed:
+            self._keys.press(key, self._clock())
+
+    def release(self, key: str) -> None:
+        """Say that a movement key went up."""
+        with self._changed:
+            self._keys.release(key, self._clock())
+
+    def release_all(self) -> None:
+        """Say that all keys went up."""
+        with self._changed:
+            self._keys.release_all(self._clock())
+
+    def pause(self, paused: bool) -> None:
+        """Stop showing frames, or go on."""
+        with self._changed:
+            self._playback.paused = paused
+            self._changed.notify_all()
+
+    def set_prompt(self, prompt: str) -> None:
+        """Change the prompt, from the next chunk that is begun."""
+        with self._changed:
+            self._prompt = prompt
+
+    def note(self, command: Command) -> None:
+        """Write a command that the owner obeys itself into the recording."""
+        with self._changed:
+            if self._recording is not None:
+                self._recording.command(self.frames_shown, command)
+
+    def restart(self) -> bool:
+        """Go back to the start; what was made is dropped. Return whether there was one yet."""
+        with self._changed:
+            return self._cut(Command.RESTART, self._beginning, [])
+
+    def bookmark(self) -> bool:
+        """Remember the beginning of the chunk on show; return whether there is one yet."""
+        with self._changed:
+            here = self._standing if self.on_show is None else self.on_show.before
+            if here is None:
+                return False
+            self.note(Command.BOOKMARK)
+            self._bookmark = here, self.strides[: len(self.strides) - (self.on_show is not None)]
+            return True
+
+    def go_back(self) -> bool:
+        """Go back to the bookmark; what was made since is dropped. Return whether there is one."""
+        if self._bookmark is None:
+            return False
+        with self._changed:
+            return self._cut(Command.RETURN, *self._bookmark)
+
+    def _cut(self, command: Command, moment: Moment | None, strides: list[Stride]) -> bool:
+        if moment is None:
+            return False
+        self.note(command)
+        self._playback.clear(self._clock())
+        self._keys.forget_taps()
+        self._take += 1
+        self._unseen, self._prompt, self._error = 0, None, None
+        self.strides, self.on_show, self._standing = list(strides), None, moment
+        self._rollouts, self._newest = moment.fork(), moment.pictures
+        self._changed.notify_all()
+        return True
+
+    # ---- what the owner asks
+
+    def advance(self) -> Update:
+        """Return what is due now: a frame to show, a command of the script to obey, or neither."""
+        with self._changed:
+            now = self._clock()
+            # A script is awaited until the worlds stand: a command has to find them.
+            if self._script is not None and self._standing is not None:
+                command = self._script.due(self.frames_shown)
+                if command is not None:
+                    return Update(command=command)
+            frame = self._playback.advance(now)
+            if frame is not None:
+                self._show(frame, now)
+            self._changed.notify_all()  # time has passed: a chunk may have to be begun
+            return Update(frame)
+
+    def _show(self, frame: Frame, now: float) -> None:
+        self.frames_shown += 1
+        self.on_show = frame
+        if frame.index == 0:
+            self._unseen -= 1
+            self.strides.append(frame.stride)
+            if frame.stride.pressed_at is not None:
+                self._key_to_frame = now - frame.stride.pressed_at
+
+    @property
+    def pictures(self) -> tuple[np.ndarray, ...] | None:
+        """What is on show, uint8 [height, width, 3] for each lane; None before a world has prepared its start."""
+        if self.on_show is not None:
+            return self.on_show.pictures
+        return None if self._standing is None else self._standing.pictures
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The movement keys to light up: those that are down, or the script's."""
+        if self.scripted:
+            return frozenset(self.on_show.keys if self.on_show else ())
+        return self._keys.held
+
+    @property
+    def scripted(self) -> bool:
+        """Whether a script is being replayed."""
+        return self._script is not None and self._script.running
+
+    @property
+    def error(self) -> Exception | None:
+        """What the worlds failed with: they cannot be loaded, or a chunk cannot be made; `restart` goes on."""
+        return self._error
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the worlds stand at their start."""
+        return self._standing is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether no frames are shown by request."""
+        return self._playback.paused
+
+    @property
+    def activity(self) -> Activity | None:
+        """What is being done at the moment, in words; None if the session's thread waits."""
+        return self._activity
+
+    @property
+    def bookmarked_pose(self) -> list[np.ndarray] | None:
+        """Where the bookmark is, a pose [4, 4] for each lane; None if there is none."""
+        return None if self._bookmark is None else [rollout.pose for rollout in self._bookmark[0].rollouts]
+
+    def until_due(self) -> float | None:
+        """Return the seconds until the next frame is due; None if there is none yet."""
+        with self._changed:
+            return self._playback.until_due(self._clock())
+
+    def waiting(self) -> float:
+        """Return for how many seconds the picture has been waiting for the world; 0 while it plays."""
+        with self._changed:
+            return self._playback.waiting(self._clock())
+
+    def figures(self) -> Figures:
+        """Return how well the session runs."""
+        with self._changed:
+            now, last = self._clock(), self._last
+            return Figures(
+                played=self._playback.rate(now),
+                made=last.frames / last.seconds if last and last.seconds else None,
+                key_to_frame=self._key_to_frame,
+                chunk=last.seconds if last else None,
+                parts=dict(last.parts) if last else {},
+                age=0.0 if self.on_show is None else (self.on_show.number + 1) / self._worlds[0].fps,
+            )
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Stop, after the piece of work at hand; return whether the thread has ended within `timeout` seconds."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # ---- the session's thread
+
+    def _work(self) -> None:
+        try:
+            if not self._prepare():
+                return
+        except Exception as error:  # whatever a world raises is its owner's to show
+            with self._changed:
+                self._error, self._activity = error, None
+            return
+        while (begun := self._next_chunk()) is not None:
+            take, making = begun
+            try:
+                self._make(take, making)
+            except Exception as error:
+                with self._changed:
+                    if take == self._take:
+                        self._error = error
+            self._activity = None
+
+    def _prepare(self) -> bool:
+        """Load the worlds and begin their rollouts; return whether to go on."""
+        for lane in self.lanes:
+            self._activity = Activity(f"loading {lane.name}", self._clock())
+            self._worlds.append(lane.load())
+            if self._closing:
+                return False
+        rollouts = []
+        for lane, world in zip(self.lanes, self._worlds, strict=True):
+            self._activity = Activity("preparing the start", self._clock())
+            rollouts.append(world.start(self._start, lane.seed))
+            if self._closing:
+                return False
+        with self._changed:
+            self._beginning = Moment(tuple(rollouts), tuple(rollout.picture for rollout in rollouts))
+            self._standing, self._rollouts = self._beginning, self._beginning.fork()
+            self._newest = self._beginning.pictures
+            self._playback.clear(self._clock())
+            self._activity = None
+        return True
+
+    def _next_chunk(self) -> tuple[int, Making] | None:
+        """Wait until a chunk has to be begun, and take its keys; None if the session ends."""
+        with self._changed:
+            while not self._closing:
+                wait = self._until_start()
+                if wait == 0 and (asked := self._asked()) is not None:
+                    chunk, pressed_at = asked
+                    if self._recording is not None:
+                        self._recording.chunk(chunk)
+                    self._unseen += 1
+                    what = "reading the new prompt" if chunk.prompt is not None else MAKING
+                    self._activity = Activity(what, self._clock())
+                    return self._take, Making(
+                        self._worlds,
+                        self._rollouts,
+                        [label_of_keys(keys) for keys in chunk.keys],
+                        chunk.prompt,
+                        Stride(chunk.keys, pressed_at),
+                        self._newest,
+                        self._clock,
+                    )
+                # The clock given may be no clock of this machine: `advance` wakes this up as well.
+                self._changed.wait(wait or None)
+        return None
+
+    def _until_start(self) -> float | None:
+        """Return the seconds until the next chunk may have to be begun; None for nobody knows."""
+        if self._error is not None or self._unseen > 0:
+            return None
+        if self.scripted:
+            return 0
+        left = self._playback.seconds_left(self._clock())
+        return max(0.0, left - self._lead.seconds) if left < float("inf") else None
+
+    def _asked(self) -> tuple[ChunkKeys, float | None] | None:
+        """Take what the next chunk is made from, and when its keys were pressed; None if it is not known yet."""
+        if self._script is not None and self._script.running:
+            scripted = self._script.next_chunk(self.frames_shown + len(self._playback))
+            return None if scripted is None else (scripted, None)
+        first = self._rollouts[0].chunks == 0
+        taken = self._keys.take(CHUNK_LATENTS - first)
+        keys = [()] * first + taken.keys
+        prompt, self._prompt = self._prompt, None
+        return ChunkKeys(tuple(keys), prompt), taken.pressed_at
+
+    def _make(self, take: int, making: Making) -> None:
+        """Make a chunk and put its frames up for showing as they come, unless it is not wanted any more."""
+        arrivals: list[tuple[float, int]] = []
+        with making:
+            for frames in making:
+                with self._changed:
+                    if self._closing or take != self._take:
+                        return
+                    arrivals.append((self._clock() - making.began, len(frames)))
+                    self._playback.put(frames)
+                    self._activity = Activity(MAKING, making.began)
+        with self._changed:
+            if take == self._take:
+                self._lead.observe(arrivals)
+                self._last, self._newest = making.stride, making.pictures

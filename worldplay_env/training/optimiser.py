@@ -1,0 +1,85 @@
+"""The optimiser of every stage: Muon for the matrices and kernels inside, AdamW for everything else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+WEIGHT_DECAY = 0.01
+MOMENTUM = 0.95
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+
+
+class Optimiser:
+    """Muon (Jordan et al., 2024) for some of a module's parameters, AdamW for the others, at one learning rate.
+
+    Muon's steps are scaled to the size of AdamW's, so that one rate suits both. A convolution's kernel counts as the
+    matrix from all that one output sees to the outputs. Parameters of one shape are stepped together: a network has
+    few shapes, and so a step is few operations for a GPU.
+
+    Args:
+        module: Whose parameters are optimised.
+        inside: Tells by its name and itself whether Muon takes a parameter; one of two dimensions or more.
+    """
+
+    def __init__(self, module: nn.Module, inside: Callable[[str, nn.Parameter], bool]) -> None:
+        others: list[nn.Parameter] = []
+        alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in module.named_parameters():
+            (alike[parameter.shape] if inside(name, parameter) else others).append(parameter)
+        self._alike = list(alike.values())
+        self._momenta: list[Tensor | None] = [None] * len(self._alike)
+        self._others = torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY)
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Make one step along the parameters' gradients, and forget them."""
+        for group in self._others.param_groups:
+            group["lr"] = learning_rate
+        self._others.step()
+        self._others.zero_grad(set_to_none=True)
+        for index, parameters in enumerate(self._alike):
+            gradients = torch.stack([_matrix(parameter) for parameter in parameters])  # [n, out, in]
+            momentum = self._momenta[index]
+            if momentum is None:
+                momentum = self._momenta[index] = torch.zeros_like(gradients)
+            momentum.lerp_(gradients, 1 - MOMENTUM)
+            updates = orthogonal(gradients.lerp_(momentum, MOMENTUM)).to(gradients.dtype)
+            kernels = [_like(update, parameter) for update, parameter in zip(updates, parameters, strict=True)]
+            values: list[Tensor] = [*parameters]
+            torch._foreach_mul_(values, 1 - learning_rate * WEIGHT_DECAY)
+            torch._foreach_add_(values, kernels, alpha=-learning_rate * 0.2 * max(updates.shape[1:]) ** 0.5)
+            for parameter in parameters:
+                parameter.grad = None
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return what is nearest to matrices [n, rows, columns] with singular values near 1, in bfloat16.
+
+    By the quintic Newton-Schulz iteration of Muon, which leaves singular values between about 0.7 and 1.2.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def _matrix(parameter: nn.Parameter) -> Tensor:
+    """Return the gradient of a matrix [out, in] or of a kernel [out, in, ...] as [out, all that it sees]."""
+    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return gradient.movedim(1, -1).flatten(1)  # channels last, as convolutions keep their kernels
+
+
+def _like(update: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Undo `_matrix`."""
+    out, channels, *taps = parameter.shape
+    return update.view(out, *taps, channels).movedim(-1, 1)
