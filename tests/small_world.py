@@ -53,11 +53,11 @@ def small_transformer(dtype: torch.dtype = torch.float32) -> Transformer:
     return transformer.to(dtype)
 
 
-def small_world(dtype: torch.dtype = torch.float32, **options: object) -> DreamWorld:
+def small_world(dtype: torch.dtype = torch.float32, device: str = "cpu", **options: object) -> DreamWorld:
     """Return a small world without a text encoder."""
     autoencoder = Autoencoder(CONFIG.autoencoder)
     initialise(autoencoder, seed=2)
-    return DreamWorld(CONFIG, small_transformer(dtype), autoencoder.to(dtype), **options)  # type: ignore[arg-type]
+    return DreamWorld(CONFIG, small_transformer(dtype).to(device), autoencoder.to(device, dtype), **options)  # type: ignore[arg-type]
 
 
 def begin(

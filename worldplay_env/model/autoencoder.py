@@ -233,6 +233,7 @@ class Autoencoder(nn.Module):
         self.quant_conv = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, 1)
         self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, 1)
         self.decoder = Decoder(config)
+        self._known_statistics: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Encode whole videos that begin with their first frame.
@@ -269,11 +270,15 @@ class Autoencoder(nn.Module):
         mean, std = self._statistics(latents)
         return latents * std + mean
 
-    def _statistics(self, latents: Tensor) -> list[Tensor]:
-        # Made anew, not buffers: they are no part of a checkpoint, and loading must not be able to miss them.
-        dtype = torch.promote_types(latents.dtype, torch.float32)
-        values = (self.config.latents_mean, self.config.latents_std)
-        return [latents.new_tensor(value, dtype=dtype).view(-1, 1, 1, 1) for value in values]
+    def _statistics(self, latents: Tensor) -> Tensor:
+        """Return mean and standard deviation, [2, z, 1, 1, 1]; kept, since bringing them to a device waits for it."""
+        # Not buffers: they are no part of a checkpoint, and loading must not be able to miss them.
+        key = latents.device, torch.promote_types(latents.dtype, torch.float32)
+        if key not in self._known_statistics:
+            values = [self.config.latents_mean, self.config.latents_std]
+            with torch.inference_mode(False):
+                self._known_statistics[key] = torch.tensor(values, device=key[0], dtype=key[1])[..., None, None, None]
+        return self._known_statistics[key]
 
     def decode(
         self, latents: Tensor, state: DecoderState | None = None, *, clamp: bool = True

@@ -1,0 +1,47 @@
+"""What only a GPU can show: the same world on another device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_world import begin, small_world, wander
+
+pytestmark = pytest.mark.gpu
+PATH = wander(6, seed=5)
+
+
+def test_float32_dreams_the_same_on_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    here, there = small_world(), small_world(device="cuda")
+    rollout, other = begin(here, 0), begin(there, 0)
+    for control in PATH:
+        [expected], [chunk] = here.step([rollout], [control]), there.step([other], [control])
+        assert expected.latents is not None
+        assert chunk.latents is not None
+        difference = chunk.latents.cpu() - expected.latents
+        assert difference.norm() / expected.latents.norm() < 1e-3
+
+
+def test_equal_seeds_give_equal_bits_in_bfloat16() -> None:
+    world = small_world(torch.bfloat16, device="cuda")
+    one, other = begin(world, 0), begin(world, 0)
+    for control in PATH:
+        [first], [second] = world.step([one], [control]), world.step([other], [control])
+        assert first.frames is not None
+        assert second.frames is not None
+        assert torch.equal(first.frames, second.frames)
+        assert first.timings["total"] > 0
+
+
+def test_a_rollout_saved_on_a_gpu_goes_on_without_one(tmp_path: Path) -> None:
+    there, here = small_world(torch.bfloat16, device="cuda"), small_world()
+    rollout = begin(there, 0)
+    for control in PATH[:2]:
+        there.step([rollout], [control])
+    rollout.save(tmp_path / "rollout.safetensors")
+    loaded = here.load_rollout(tmp_path / "rollout.safetensors")
+    [chunk] = here.step([loaded], [PATH[2]])
+    assert chunk.frames is not None
+    assert chunk.frames.device.type == "cpu"
