@@ -25,7 +25,7 @@ class Args:
     pose: str = "w-7, right-8"
     """A pose string, or the path of a trajectory .json."""
     world: str = "tiny"
-    """"tiny", "wan-5b", "testcard", or a folder of weights."""
+    """"tiny", "wan-5b", "scene", "testcard", or a folder of weights."""
     out: Path = Path("outputs/image_to_world.mp4")
     """The film to write."""
 

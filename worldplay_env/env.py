@@ -121,7 +121,7 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
     shared by the copies, never copied; a spec that holds one cannot be written as JSON.
 
     Args:
-        world: "tiny", "wan-5b", "testcard", a folder of weights, or a `World`.
+        world: "tiny", "wan-5b", "scene", "testcard", a folder of weights, or a `World`.
         starts: A picture, a folder of pictures or (picture, prompt) pairs (see `starts.find_starts`); by default the
             bundled pictures.
         device: A torch device; by default "cuda" where there is one, else "cpu". Not touched before the first reset.

@@ -31,7 +31,7 @@ class Args:
     """Roll a world out along a camera path, and write the film, a contact sheet and a JSON record."""
 
     world: str = "tiny"
-    """"tiny", "wan-5b", "testcard", or a folder of weights."""
+    """"tiny", "wan-5b", "scene", "testcard", or a folder of weights."""
     image: str | None = None
     """The picture to start from; "none" starts from the prompt alone. By default a bundled picture."""
     prompt: str | None = None

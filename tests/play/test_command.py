@@ -165,9 +165,19 @@ def test_a_world_that_fails_keeps_the_film(
             raise WorldError("out of memory")
         return stream(self, rollout, control)
 
+    advance = Session.advance
+
+    def advance_until_failure(session: Session) -> Any:
+        update = advance(session)
+        if session.error is not None and update.frame is None and session.until_due() is None:
+            raise KeyboardInterrupt
+        return update
+
     monkeypatch.setattr(Testcard, "stream", stream_or_fail)
-    lines = [SCRIPT[0], *[{"keys": ["w"]}] * 3, {"frame": 29, "press": "escape"}]
-    assert main([*FAST, "--script", write_script(lines)]) in (0, 1)
+    monkeypatch.setattr(Session, "advance", advance_until_failure)
+    script = write_script([SCRIPT[0], *[{"keys": ["w"]}] * 3, {"frame": 40, "press": "escape"}])
+    assert main([*FAST, "--script", script]) == 1
+    assert capsys.readouterr().err == "error: out of memory\n"
     assert len(read_film(Path("outputs/film-001.mp4")).frames) == 29
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
@@ -19,6 +20,9 @@ from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
 from worldplay_env.starts import find_starts, read_start
 from worldplay_env.world import WORLDS, Start, World, describe, load
+
+if TYPE_CHECKING:
+    from worldplay_env.play.screen import Screen
 
 NO_PICTURE = "none"
 MID_GREY = 128
@@ -157,25 +161,18 @@ def open_world(name: str, args: Args) -> World:
     return load(name, device=args.device, weights=args.weights, accept_license=args.accept_license)
 
 
-def play(args: Args, plan: Plan, recording: Recording | None) -> int:
-    """Open the window, play, and close everything; return the exit code."""
-    # pygame greets on stdout when it is imported, unless told not to.
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) -> int:
+    """Play in a window, and close everything; return the exit code."""
     from worldplay_env.play.player import Player
-    from worldplay_env.play.screen import NoDisplay, Screen
 
-    try:
-        screen = Screen(f"WorldPlay: {plan.title}", plan.size)
-    except NoDisplay as error:
-        return _fail(error, 2)
     lanes = [
         Lane(title, lambda name=name: open_world(name, args), seed)  # type: ignore[misc]
         for title, name, seed in zip(lane_names(plan.worlds, plan.seeds), plan.worlds, plan.seeds, strict=True)
     ]
     studio = Studio(args.out, plan.fps)
     session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording)
+    code = 0
     try:
-        code = 0
         Player(session, screen, studio, plan.worlds[0], plan.first_pictures).run()
     except KeyboardInterrupt:
         code = 130
@@ -184,35 +181,42 @@ def play(args: Args, plan: Plan, recording: Recording | None) -> int:
         screen.close()
         studio.close()
         session.close(timeout=CLOSING_SECONDS)
-    if session.error is not None:
-        return _fail(session.error, 1 if session.loaded else 2)
-    failures = studio.failures + ([f"recording failed: {recording.error}"] if recording and recording.error else [])
-    for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
     for path in studio.written:
         print(path)
-    return code or int(bool(failures))
+    failures = [*studio.failures]
+    if recording is not None and recording.error is not None:
+        failures.append(f"writing {recording.path} failed: {recording.error}")
+    if session.error is not None:
+        failures.append(str(session.error) or type(session.error).__name__)
+        code = 1 if session.loaded else 2
+    return max([code, *(_fail(failure, 1) for failure in failures)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code: 0, 2 for what was asked for, 1 for what went wrong, 130 for Ctrl-C."""
     args = tyro.cli(Args, prog="python -m worldplay_env.play", args=arguments)
-    recording = None
+    # pygame greets on stdout when it is imported, unless told not to.
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    from worldplay_env.play.screen import NoDisplay, Screen
+
+    screen = None
     try:
         plan = make_plan(args)
-        if args.record is not None:
-            recording = Recording(args.record, plan.settings)
-    except (ValueError, OSError) as error:
+        screen = Screen(f"WorldPlay: {plan.title}", plan.size)
+        recording = None if args.record is None else Recording(args.record, plan.settings)
+    except (ValueError, OSError, NoDisplay) as error:
+        if screen is not None:
+            screen.close()
         return _fail(error, 2)
     try:
-        return play(args, plan, recording)
+        return play(args, plan, screen, recording)
     finally:
         if recording is not None:
             recording.close()
 
 
-def _fail(error: Exception, code: int) -> int:
-    print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+def _fail(reason: Exception | str, code: int) -> int:
+    print(f"error: {' '.join(str(reason).split()) or type(reason).__name__}", file=sys.stderr)
     return code
 
 
