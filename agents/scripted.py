@@ -19,9 +19,6 @@ import tyro
 
 import worldplay_env
 
-LATENTS = 4
-"""Latent frames in a chunk, each with a motion of its own."""
-
 
 class ScriptedAgent:
     """Turns a pose string into the env's actions, and stands still when it has been followed to its end.
@@ -36,8 +33,10 @@ class ScriptedAgent:
 
     def __init__(self, env: gym.Env[Any, Any], pose_string: str) -> None:
         labels = worldplay_env.load_trajectory(pose_string).labels  # one a latent frame, 0 for the start
-        missing = -len(labels) % LATENTS  # the last chunk ends standing still
-        self.chunks = np.concatenate([labels, np.zeros(missing, dtype=np.int64)]).reshape(-1, LATENTS)
+        missing = -len(labels) % worldplay_env.CHUNK_LATENTS  # the last chunk ends standing still
+        self.chunks = np.concatenate([labels, np.zeros(missing, dtype=np.int64)]).reshape(
+            -1, worldplay_env.CHUNK_LATENTS
+        )
         self.by_latent = isinstance(env.action_space, gym.spaces.MultiDiscrete)
         if not self.by_latent:
             for number, motions in enumerate(self.chunks):
@@ -50,7 +49,7 @@ class ScriptedAgent:
     def act(self, obs: np.ndarray, info: dict[str, Any]) -> Any:
         """Return the action of the step that comes next, by the episode's count of steps in `info`."""
         step = info["step"]
-        motions = self.chunks[step] if step < len(self) else np.zeros(LATENTS, dtype=np.int64)
+        motions = self.chunks[step] if step < len(self) else np.zeros(worldplay_env.CHUNK_LATENTS, dtype=np.int64)
         return motions if self.by_latent else int(motions[-1])
 
 

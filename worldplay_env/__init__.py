@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from worldplay_env.image import ImageError, read_image
     from worldplay_env.rollout import choose_start, roll_out
     from worldplay_env.video import FilmWriter, save_picture, tile
-    from worldplay_env.world import Chunk, Control, Rollout, Start, World, WorldError, load
+    from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, load
 
 __version__ = "0.1.0"
 
@@ -58,6 +58,7 @@ _MODULES = {
     "FilmWriter": "video",
     "save_picture": "video",
     "tile": "video",
+    "CHUNK_LATENTS": "world",
     "Chunk": "world",
     "Control": "world",
     "Rollout": "world",
@@ -90,6 +91,7 @@ __all__ = [  # noqa: RUF022 (in the order of their modules)
     "FilmWriter",
     "save_picture",
     "tile",
+    "CHUNK_LATENTS",
     "Chunk",
     "Control",
     "Rollout",

@@ -24,7 +24,7 @@ from worldplay_env.dream.world import DreamWorld
 from worldplay_env.model.autoencoder import uint8_to_pixels
 from worldplay_env.model.operations import chunk_operations, encode_operations
 from worldplay_env.model.sampler import TIMESTEPS
-from worldplay_env.record import versions, write_json
+from worldplay_env.record import versions, world_facts, write_json
 from worldplay_env.world import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,
@@ -195,13 +195,7 @@ def report(args: Args, world: DreamWorld, parts: dict[str, Part], peak: float, m
     frames = args.batch * (CHUNK_FRAMES if args.age else FIRST_CHUNK_FRAMES)
     return {
         "settings": asdict(args),
-        "world": {
-            "name": world.name,
-            "weights": world.weights,
-            "image_size": world.image_size,
-            "device": str(world.device),
-            "dtype": str(world.transformer.dtype).removeprefix("torch."),
-        },
+        "world": {**world_facts(world), "dtype": str(world.dtype).removeprefix("torch.")},
         "parts": {
             name: {
                 "median_seconds": part.median,

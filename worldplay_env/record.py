@@ -17,6 +17,8 @@ import worldplay_env
 if TYPE_CHECKING:
     import torch
 
+    from worldplay_env.world import World
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -50,6 +52,16 @@ def versions(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "device": device_name(device),
+    }
+
+
+def world_facts(world: World) -> dict[str, Any]:
+    """Return which world made a run, and where it ran."""
+    return {
+        "name": world.name,
+        "weights": world.weights,
+        "image_size": world.image_size,
+        "device": str(world.device),
     }
 
 

@@ -16,7 +16,7 @@ import tyro
 from tqdm import tqdm
 
 from worldplay_env.control.trajectory import Trajectory, load_trajectory
-from worldplay_env.record import versions, write_json
+from worldplay_env.record import versions, world_facts, write_json
 from worldplay_env.starts import find_starts, read_start
 from worldplay_env.video import ContactSheet, FilmError, FilmWriter
 from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, describe, load
@@ -209,12 +209,7 @@ def _record(
 ) -> dict[str, object]:
     return {
         "settings": asdict(args),
-        "world": {
-            "name": world.name,
-            "weights": world.weights,
-            "image_size": world.image_size,
-            "device": str(world.device),
-        },
+        "world": world_facts(world),
         "prompt": start.prompt,
         "latent_frames": len(trajectory),
         "frames": film.frames,

@@ -75,7 +75,11 @@ def _reconstruction(results: Sequence[Result]) -> Row:
         return Row(what, "-", "30 dB")
     values = {name: _mean(clip[name] for clip in clips) for name in ("whole_psnr", "whole_ssim")}
     figure = _pair(values["whole_psnr"], values["whole_ssim"])
-    return Row(what, figure, "30 dB", _reaches(values["whole_psnr"], 30.0), whole=figure, values=values)
+    shorts = [result["short"] for result in results]
+    repeat = _pair(*(_mean(_figures(shorts, "repeat", name)) for name in ("whole_psnr", "whole_ssim")))
+    return Row(
+        what, figure, "30 dB", _reaches(values["whole_psnr"], 30.0), whole=figure, repeat=repeat, values=values
+    )
 
 
 def _short(results: Sequence[Result]) -> Row:
