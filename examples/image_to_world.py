@@ -26,6 +26,8 @@ class Args:
     """A pose string, or the path of a trajectory .json."""
     world: str = "tiny"
     """"tiny", "wan-5b", "scene", "testcard", or a folder of weights."""
+    accept_license: bool = False
+    """Agree to the licence of weights that have to be downloaded."""
     out: Path = Path("outputs/image_to_world.mp4")
     """The film to write."""
 
@@ -35,7 +37,7 @@ def main() -> None:
     args = tyro.cli(Args, description=Args.__doc__)
     trajectory = worldplay_env.load_trajectory(args.pose)
     start = worldplay_env.choose_start(args.image, args.prompt)
-    world = worldplay_env.load(args.world)
+    world = worldplay_env.load(args.world, accept_license=args.accept_license)
     with worldplay_env.FilmWriter(args.out, world.fps) as film:
         for chunk in worldplay_env.roll_out(world, start, trajectory, seed=0):
             assert chunk.frames is not None

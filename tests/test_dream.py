@@ -317,6 +317,7 @@ def _fingerprint(rollout: DreamRollout) -> tuple[object, ...]:
     [
         ("transformer", torch.OutOfMemoryError("CUDA out of memory"), WorldError),
         ("autoencoder", torch.OutOfMemoryError("CUDA out of memory"), WorldError),
+        ("autoencoder", RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), WorldError),
         ("autoencoder", RuntimeError("a kernel failed"), RuntimeError),
         ("transformer", KeyboardInterrupt(), KeyboardInterrupt),
     ],
@@ -382,8 +383,12 @@ def test_wrong_arguments_are_refused_before_anything_runs(world: DreamWorld) -> 
         world.step([rollout, rollout], PATH[:2])
     with pytest.raises(ValueError, match="not a rollout of this world"):
         world.step([stranger], PATH[:1])
-    with pytest.raises(ValueError, match="noise must have shape"):
+    with pytest.raises(ValueError, match="noise must be a tensor of shape"):
         world.step([rollout], PATH[:1], noise=torch.zeros(1, 6, 3, 4, 6))
+    with pytest.raises(ValueError, match=r"noise must be a tensor of shape.*got ndarray"):
+        world.step([rollout], PATH[:1], noise=np.zeros((1, 6, 4, 4, 6)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a control is a Control, got NoneType"):
+        world.step([rollout], [None])  # type: ignore[list-item]
     for seed in (-1, 1.5, True):
         with pytest.raises(ValueError, match="seed"):
             world.start(Start(), seed, prompt_embedding=torch.zeros(5, 10))  # type: ignore[arg-type]

@@ -243,7 +243,7 @@ def test_a_twice_given_strange_or_uncontrolled_rollout_is_refused(world: Testcar
     for rollouts, controls, noise, message in [
         ([rollout, rollout], [still, still], None, "given twice"),
         ([rollout], [], None, "1 rollouts, 0 controls"),
-        ([rollout], [still], torch.zeros(1, 2), r"noise must have shape \(1, 4, 4, 3, 4\), got \(1, 2\)"),
+        ([rollout], [still], torch.zeros(1, 2), r"noise must be a tensor of shape \(1, 4, 4, 3, 4\), got \(1, 2\)"),
         ([stranger], [still], None, "not a rollout of this world"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -272,12 +272,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = report(args, world, parts, measured_peak(world.device, world.transformer.dtype), memory_bytes)
     print(table(result))
     if args.json is not None:
-        write_json(args.json, result)
+        try:
+            write_json(args.json, result)
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         print(f"\n{args.json}")
     return 0
 
 
 def _check(args: Args) -> None:
+    if args.json is not None and args.json.is_dir():
+        raise ValueError(f"--json names a file to write, and {args.json} is a folder")
     for name, least in (("age", 0), ("batch", 1), ("chunks", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} must be {least} or more, got {getattr(args, name)}")

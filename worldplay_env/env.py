@@ -337,7 +337,12 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             raise ValueError(f"the snapshot is of another world ({snapshot.world.name}) than this env's")
         self._rollout, self._frame = snapshot.rollout.fork(), snapshot.frame
         self._last_frame = snapshot.last_frame
+        if self.render_mode is not None:
+            # An env that shows nothing keeps no frame: then the start is the newest picture that there is.
+            newest = self._rollout.picture if self._last_frame is None else self._last_frame
+            self._last_frame = self._view.fit(newest)
         self._unrendered.clear()
+        self.timings = {}
 
     def set_prompt(self, prompt: str) -> None:
         """Change the prompt for the chunks to come, without a new episode.

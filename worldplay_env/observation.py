@@ -64,9 +64,13 @@ class View:
 
     def picture(self, rollout: Rollout) -> np.ndarray:
         """Return the start as the agent sees it: a new uint8 array [height, width, 3]."""
+        return self.fit(rollout.picture)
+
+    def fit(self, frame: np.ndarray) -> np.ndarray:
+        """Return a frame, uint8 [any height, any width, 3], as the agent sees it: a new array [height, width, 3]."""
         import torch
 
-        return resize_frames(torch.from_numpy(rollout.picture)[None], self.size)[0].numpy().copy()
+        return resize_frames(torch.tensor(frame)[None], self.size)[0].numpy().copy()
 
     def frames(self, chunk: Chunk) -> np.ndarray:
         """Return the frames that are needed on the host, the newest last: uint8 [1 or more, height, width, 3]."""

@@ -8,6 +8,7 @@ Nothing here needs torch until a world is loaded.
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -215,7 +216,8 @@ class World(Protocol):
     def stream(self, rollout: Any, control: Control) -> Iterator[torch.Tensor]:
         """Make one chunk and yield its frames as they are decoded: uint8 [1 or 4, height, width, 3].
 
-        Together they are the `frames` that `step` would give. The chunk is committed once the last has been taken.
+        Together they are the `frames` that `step` would give, to float tolerance (of a model in float32 a grey level,
+        in bfloat16 three). The chunk is committed when the last of them are handed out.
         """
 
     def load_rollout(self, path: str | Path) -> Rollout:
@@ -252,6 +254,8 @@ WORLDS = {
 DTYPES = ("float32", "bfloat16", "float16")
 """What a world may compute in."""
 
+_process = os.getpid()
+"""The process that torch's threads belong to: another number means that this one was forked from it."""
 _loaded: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
 _loading = threading.Lock()
 
@@ -302,9 +306,17 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def check_fork(device: str | torch.device) -> None:
-    """Raise RuntimeError if `device` is CUDA in a process that was forked after its parent used CUDA."""
+    """Make a forked process fit to compute on a device, or raise RuntimeError.
+
+    CUDA cannot be used after its parent used it. On a CPU, torch's threads do not survive a fork and would be waited
+    for without end, so such a process gets one.
+    """
     import torch
 
+    global _process
+    if _process != os.getpid():
+        _process = os.getpid()
+        torch.set_num_threads(1)
     if str(device).startswith("cuda") and torch.cuda._is_in_bad_fork():
         raise RuntimeError(
             "CUDA cannot be used here: this process was forked after its parent had used CUDA. Start it with the "
@@ -321,20 +333,23 @@ def check_seed(seed: int) -> int:
 
 
 def check_batch(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
-    """Raise ValueError unless `World.step` can take these arguments (see there)."""
+    """Raise ValueError or TypeError unless `World.step` can take these arguments (see there)."""
     if len(controls) != len(rollouts):
         raise ValueError(f"every rollout needs one control: got {len(rollouts)} rollouts, {len(controls)} controls")
     if len({id(rollout) for rollout in rollouts}) != len(rollouts):
         raise ValueError("a rollout is given twice in one step: fork it to go two ways from it")
     for rollout, control in zip(rollouts, controls, strict=True):
+        if not isinstance(control, Control):
+            raise TypeError(f"a control is a Control, got {type(control).__name__}: {control!r}")
         if rollout.chunks == 0 and not np.allclose(control.poses[0], rollout.pose, atol=1e-4):
             raise ValueError(
                 "the first pose of chunk 0 must be the start's own: give Start(pose=...) the one that the path begins"
                 f" with; the start is at {rollout.pose[:3, 3]}, the path at {control.poses[0, :3, 3]}"
             )
     expected = (len(rollouts), *(world.latent_shape or ()))
-    if noise is not None and tuple(noise.shape) != expected:
-        raise ValueError(f"noise must have shape {expected}, got {tuple(noise.shape)}")
+    if noise is not None and (isinstance(noise, np.ndarray) or tuple(noise.shape) != expected):
+        what = type(noise).__name__ if isinstance(noise, np.ndarray) else tuple(noise.shape)
+        raise ValueError(f"noise must be a tensor of shape {expected}, got {what}")
 
 
 def _frozen(array: Any, dtype: Any) -> np.ndarray:

@@ -304,13 +304,20 @@ class DreamWorld(World):
         with self._lock, torch.inference_mode(False), torch.no_grad(), autocast:
             try:
                 yield
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
                 self._dreamer.forget()
                 traceback.clear_frames(error.__traceback__)  # they would keep the tensors of the failed call alive
                 raise WorldError(
                     f"out of memory on {self.device}; no rollout was changed. Step fewer rollouts at once, or load "
                     f"the world with fewer latents_per_decode (now {self._latents_per_decode})."
                 ) from error
+
+
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    # On a CPU torch has no class for it.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _stack(states: list[DecoderState | None]) -> DecoderState | None:

@@ -140,6 +140,19 @@ class WorldConfig:
     text: TextConfig
     fps: int = 16
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", tuple(self.image_size))
+        _, rows, columns = self.transformer.patch_size
+        sides = (rows * self.autoencoder.spatial_factor, columns * self.autoencoder.spatial_factor)
+        whole = len(self.image_size) == 2 and all(
+            isinstance(length, int) and length > 0 and length % side == 0
+            for length, side in zip(self.image_size, sides, strict=False)
+        )
+        if not whole:
+            raise ValueError(f"image_size must be height and width, multiples of {sides}, got {self.image_size}")
+        if not isinstance(self.fps, int) or self.fps <= 0:
+            raise ValueError(f"fps must be a positive whole number, got {self.fps!r}")
+
     @property
     def latent_size(self) -> tuple[int, int]:
         """Rows and columns of a latent frame."""

@@ -153,17 +153,17 @@ class Making:
 
     def _finish(self) -> None:
         """Let the streams commit their chunks, and note what they tell of them."""
-        stride = self.stride
+        stride, memory = self.stride, []
         for lane, rollout in enumerate(self._rollouts):
             began = time.perf_counter()
             chunk = _result(self._streams[lane])
             self._seconds[lane] += time.perf_counter() - began
-            stride.memory.append(chunk.memory if chunk else np.empty(0, dtype=np.int64))
+            memory.append(chunk.memory if chunk else np.empty(0, dtype=np.int64))
             for part, seconds in _parts(chunk, self._seconds[lane]).items():
                 stride.parts[part] = stride.parts.get(part, 0.0) + seconds
             # Where something was in the way, a scene's camera is not where it was sent.
             stride.poses[lane] = getattr(rollout, "poses", stride.poses[lane])
-        stride.seconds = self._clock() - self.began
+        stride.memory, stride.seconds = memory, self._clock() - self.began
 
 
 def _first_number(chunks: int) -> int:

@@ -14,6 +14,8 @@ INK = (244, 244, 245)
 FAINT = (176, 176, 184)
 GLASS = (12, 12, 16, 168)
 """The ground of every panel: the picture shows through."""
+EDGE = (200, 200, 210, 70)
+"""Around every panel: it shows where there is no picture behind."""
 LIT = (250, 204, 21)
 LIT_INK = (24, 24, 27)
 PATHS = ((125, 211, 252), (249, 168, 212))
@@ -87,8 +89,13 @@ class Type:
 def panel(size: tuple[int, int], radius: int) -> pygame.Surface:
     """Return an empty panel."""
     surface = pygame.Surface(size, pygame.SRCALPHA)
-    pygame.draw.rect(surface, GLASS, surface.get_rect(), border_radius=radius)
+    _glass(surface, surface.get_rect(), radius)
     return surface
+
+
+def _glass(surface: pygame.Surface, rect: pygame.Rect, radius: int) -> None:
+    pygame.draw.rect(surface, GLASS, rect, border_radius=radius)
+    pygame.draw.rect(surface, EDGE, rect, width=1, border_radius=radius)
 
 
 def text_panel(
@@ -118,7 +125,10 @@ def cluster(kind: Type, keys: Sequence[tuple[str, str, int, int]], held: frozens
     for key, label, column, row in keys:
         rect = pygame.Rect(column * (side + gap), row * (side + gap), side, side)
         lit = key in held
-        pygame.draw.rect(surface, (*LIT, 240) if lit else GLASS, rect, border_radius=kind.px(4))
+        if lit:
+            pygame.draw.rect(surface, (*LIT, 240), rect, border_radius=kind.px(4))
+        else:
+            _glass(surface, rect, kind.px(4))
         ink = LIT_INK if lit else INK
         if len(label) == 1:
             letter = kind.text.render(label, True, ink)

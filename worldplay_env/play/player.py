@@ -11,8 +11,9 @@ from worldplay_env.play import keys
 from worldplay_env.play.keys import Command
 from worldplay_env.play.loading import Loading, Progress
 from worldplay_env.play.overlay import Walk
+from worldplay_env.play.report import Figures
 from worldplay_env.play.screen import Screen, View
-from worldplay_env.play.session import MAKING, Figures, Session
+from worldplay_env.play.session import MAKING, Session
 from worldplay_env.play.studio import Studio
 from worldplay_env.world import CHUNK_LATENTS
 
