@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from worldplay_env.control.trajectory import Trajectory, load_trajectory
     from worldplay_env.env import InvalidAction, Snapshot, WorldPlayEnv
     from worldplay_env.image import ImageError, read_image
-    from worldplay_env.rollout import choose_start, roll_out
+    from worldplay_env.rollout import roll_out
+    from worldplay_env.starts import choose_start
     from worldplay_env.video import FilmWriter, save_picture, tile
     from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, load
 
@@ -53,7 +54,7 @@ _MODULES = {
     "WorldPlayEnv": "env",
     "ImageError": "image",
     "read_image": "image",
-    "choose_start": "rollout",
+    "choose_start": "starts",
     "roll_out": "rollout",
     "FilmWriter": "video",
     "save_picture": "video",

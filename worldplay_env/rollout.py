@@ -17,13 +17,12 @@ from tqdm import tqdm
 
 from worldplay_env.control.trajectory import Trajectory, load_trajectory
 from worldplay_env.record import versions, world_facts, write_json
-from worldplay_env.starts import find_starts, read_start
+from worldplay_env.starts import choose_start
 from worldplay_env.video import ContactSheet, FilmError, FilmWriter
 from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, describe, load
 
 FRAMES_PER_LATENT = 4
 """Images of a latent frame, the first one of a rollout apart (it is one image)."""
-NO_PICTURE = "none"
 
 
 @dataclass(frozen=True)
@@ -99,19 +98,6 @@ def _follow(world: World, rollout: Rollout, controls: list[Control], frames_left
         frames = chunk.frames[:frames_left]
         frames_left -= len(frames)
         yield replace(chunk, frames=frames)
-
-
-def choose_start(image: str | None, prompt: str | None) -> Start:
-    """Return the start that `--image` and `--prompt` ask for.
-
-    Raises:
-        ImageError: The picture cannot be read.
-    """
-    if image is None:
-        picture, own_prompt = find_starts()[0]
-    else:
-        picture, own_prompt = None if image == NO_PICTURE else image, ""
-    return read_start(picture, own_prompt if prompt is None else prompt)
 
 
 def film_path(out: Path | None, world: str) -> Path:

@@ -20,6 +20,7 @@ StartSource = tuple[ImageSource | None, str]
 BUNDLED = Path(__file__).parent / "weights" / "tiny" / "starts"
 LIST = "starts.json"
 """The file of a folder that gives its pictures prompts: [{"image": "courtyard.png", "prompt": "..."}]."""
+NO_PICTURE = "none"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
@@ -52,6 +53,23 @@ def find_starts(starts: Starts | None = None) -> Sequence[StartSource]:
 def read_start(image: ImageSource | None, prompt: str) -> Start:
     """Return a start with its picture read (see `read_image`); an image of None starts from the prompt alone."""
     return Start(image=None if image is None else read_image(image), prompt=prompt)
+
+
+def choose_start(image: str | None, prompt: str | None) -> Start:
+    """Return the start that the options `--image` and `--prompt` of a command ask for.
+
+    Args:
+        image: The path of a picture, "none" to start from the prompt alone, or None for the first bundled picture.
+        prompt: None for the bundled picture's own; without that, an empty one.
+
+    Raises:
+        ImageError: The picture cannot be read.
+    """
+    if image is None:
+        picture, own_prompt = find_starts()[0]
+    else:
+        picture, own_prompt = None if image == NO_PICTURE else image, ""
+    return read_start(picture, own_prompt if prompt is None else prompt)
 
 
 def _of_pair(pair: object) -> StartSource:

@@ -8,7 +8,7 @@ noise, so that what is built around a world (environments, the player) runs, and
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -188,10 +188,11 @@ class Testcard(World):
             chunk.timings["render"] = time.perf_counter() - began
         return chunks
 
-    def stream(self, rollout: TestcardRollout, control: Control) -> Iterator[torch.Tensor]:
+    def stream(self, rollout: TestcardRollout, control: Control) -> Generator[torch.Tensor, None, Chunk]:
         """Make one chunk and yield its frames one latent frame at a time; see `World.stream`."""
+        began = time.perf_counter()
         self._check([rollout], [control])
-        made = rollout.chunks
+        made, memory = rollout.chunks, _memory(rollout.chunks)
         latents = self._chunk_latents(rollout, control, self._noise(rollout))
         frames = self._frames(rollout, control, latents).to(self.device)
         first = len(frames) - 4 * (CHUNK_LATENTS - 1)  # 1 or 4: the frames of the chunk's first latent frame
@@ -205,7 +206,9 @@ class Testcard(World):
                 "the rollout was stepped while its chunk was streamed: finish a stream before the next step"
             )
         _commit(rollout, control)
+        timings = {"render": time.perf_counter() - began}
         yield pieces[-1]
+        return Chunk(frames, latents.to(self.device), memory, timings)
 
     def load_rollout(self, path: str | Path) -> TestcardRollout:
         """Read a rollout that `TestcardRollout.save` wrote.

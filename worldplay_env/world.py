@@ -11,7 +11,7 @@ import importlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -213,11 +213,11 @@ class World(Protocol):
             WorldError: The output was not finite or memory ran out; every rollout is as it was before.
         """
 
-    def stream(self, rollout: Any, control: Control) -> Iterator[torch.Tensor]:
+    def stream(self, rollout: Any, control: Control) -> Generator[torch.Tensor, None, Chunk]:
         """Make one chunk and yield its frames as they are decoded: uint8 [1 or 4, height, width, 3].
 
         Together they are the `frames` that `step` would give, to float tolerance (of a model in float32 a grey level,
-        in bfloat16 three). The chunk is committed when the last of them are handed out.
+        in bfloat16 three). The chunk is committed when the last of them are handed out; the generator returns it.
         """
 
     def load_rollout(self, path: str | Path) -> Rollout:

@@ -48,7 +48,7 @@ def test_a_configuration_survives_the_names_of_a_checkpoint(config: Any) -> None
 
 
 def test_a_configuration_that_lacks_a_size_says_which() -> None:
-    with pytest.raises(ValueError, match="TransformerConfig: the configuration lacks .*ffn_dim"):
+    with pytest.raises(ValueError, match=r"TransformerConfig: the configuration lacks .*ffn_dim"):
         TransformerConfig.from_dict({"num_layers": 2})
 
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldplay_env.model import operations
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TINY, WAN_5B, TransformerConfig, WorldConfig
+from worldplay_env.model.text import text_model
 from worldplay_env.model.transformer import Transformer
 
 CONFIGS = pytest.mark.parametrize("config", [TINY, SMALL, WAN_5B], ids=lambda config: config.name)
@@ -106,3 +107,11 @@ def test_the_linear_layers_of_the_real_model_take_two_operations_a_parameter_and
     expected = 2 * tokens * sum(matrices) + attention_to_text + attention_to_itself
 
     assert operations.forward_operations(config, WAN_5B.latent_size, 4, 0, 512) == pytest.approx(expected, rel=0.01)
+
+
+def test_the_embedded_world_is_small_enough_for_two_cores() -> None:
+    counted = operations.chunk_operations(TINY, 16, 4, first=False)
+    rest = counted["prefill"] + 4 * counted["denoise"]
+    assert rest < counted["decode"] < 25e9
+    networks = Transformer(TINY.transformer), Autoencoder(TINY.autoencoder), text_model(TINY.text)
+    assert sum(parameter.numel() for network in networks for parameter in network.parameters()) < 20e6

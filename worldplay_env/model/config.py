@@ -209,20 +209,20 @@ TINY = WorldConfig(
     # Tokens of one latent pixel, not 2x2: at 6x10 latent pixels a frame there are few of them, and a token that
     # covers 32x32 image pixels is too coarse to move by the few pixels that one action shifts the picture.
     transformer=TransformerConfig(
-        num_attention_heads=8,
+        num_attention_heads=6,
         attention_head_dim=32,
         in_channels=48,
         out_channels=48,
         text_dim=64,
         freq_dim=128,
-        ffn_dim=1024,
-        num_layers=6,
+        ffn_dim=512,
+        num_layers=5,
         patch_size=(1, 1, 1),
     ),
     # Wide layers at low resolution cost little on a CPU, narrow ones at full resolution much: hence patches of 4.
     autoencoder=AutoencoderConfig(
         base_dim=64,
-        decoder_base_dim=48,
+        decoder_base_dim=56,
         z_dim=48,
         latents_mean=(0.0,) * 48,
         latents_std=(1.0,) * 48,
@@ -232,7 +232,7 @@ TINY = WorldConfig(
         patch_size=4,
     ),
     text=TextConfig(
-        text_len=128,
+        text_len=160,
         vocab_size=384,
         d_model=64,
         d_kv=16,

@@ -18,13 +18,12 @@ from worldplay_env.image import fit_image
 from worldplay_env.play.script import Recording, Script, read_script
 from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
-from worldplay_env.starts import find_starts, read_start
+from worldplay_env.starts import choose_start
 from worldplay_env.world import WORLDS, Start, World, describe, load
 
 if TYPE_CHECKING:
     from worldplay_env.play.screen import Screen
 
-NO_PICTURE = "none"
 MID_GREY = 128
 SMALLEST, LARGEST = (320, 200), (7680, 4320)
 """Of windows, in pixels."""
@@ -114,7 +113,8 @@ def make_plan(args: Args) -> Plan:
     if not 0 < fps <= 1000:
         raise ValueError(f"--fps is a number over 0, at most 1000, got {fps}")
     check_folder(args.out)
-    start = choose_start(settings["image"], settings["prompt"])
+    source, prompt = (None if settings[name] is None else str(settings[name]) for name in ("image", "prompt"))
+    start = choose_start(source, prompt)
     grey = np.full((1, 1, 3), MID_GREY, dtype=np.uint8)
     image = grey if start.image is None else start.image
     first_pictures = tuple(fit_image(image, spec.image_size) for spec in specs)
@@ -137,15 +137,6 @@ def check_folder(folder: Path) -> None:
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise OSError(f"--out {folder}: films and pictures cannot be written there ({nearest} is no writable folder)")
-
-
-def choose_start(image: str | int | None, prompt: str | int | None) -> Start:
-    """Return the start that `--image` and `--prompt` ask for."""
-    if image is None:
-        picture, own_prompt = find_starts()[0]
-    else:
-        picture, own_prompt = None if image == NO_PICTURE else str(image), ""
-    return read_start(picture, own_prompt if prompt is None else str(prompt))
 
 
 def lane_names(worlds: Sequence[str], seeds: Sequence[int]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -193,15 +193,19 @@ class SceneWorld(World):
         timings = {"walk": walked - began, "render": time.perf_counter() - walked}
         return [Chunk(video, None, np.empty(0, dtype=np.int64), dict(timings)) for video in frames]
 
-    def stream(self, rollout: SceneRollout, control: Control) -> Iterator[torch.Tensor]:
+    def stream(self, rollout: SceneRollout, control: Control) -> Generator[torch.Tensor, None, Chunk]:
         """Make one chunk and yield its frames one latent frame at a time; see `World.stream`."""
         self._check([rollout], [control])
+        pieces, seconds = [], 0.0
         made = rollout.chunks
         way = _way(rollout, control)
         first = len(way.cameras) - _FRAMES_A_LATENT * (CHUNK_LATENTS - 1)  # 1 or 4: of the chunk's first latent frame
         bounds = [0, *range(first, len(way.cameras) + 1, _FRAMES_A_LATENT)]
         for begin, end in pairwise(bounds):
+            began = time.perf_counter()
             [piece] = self._render([rollout.scene], [way.cameras[begin:end]], [way.intrinsics[begin:end]])
+            pieces.append(piece)
+            seconds += time.perf_counter() - began
             if end == len(way.cameras):
                 if rollout.chunks != made:
                     raise WorldError(
@@ -209,6 +213,7 @@ class SceneWorld(World):
                     )
                 _commit(rollout, way)
             yield piece
+        return Chunk(torch.cat(pieces), None, np.empty(0, dtype=np.int64), {"render": seconds})
 
     def load_rollout(self, path: str | Path) -> SceneRollout:
         """Read a rollout that `SceneRollout.save` wrote.
