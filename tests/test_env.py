@@ -5,30 +5,27 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
-import pygame
 import pytest
 import torch
+from envs import PAIRS, PICTURES, bare, episode, make
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from PIL import Image
 
 import worldplay_env
-from worldplay_env import Start, World, WorldError, WorldPlayEnv, starts
+from worldplay_env import Start, World, WorldPlayEnv, starts
 from worldplay_env.control.actions import motion_of
 from worldplay_env.control.camera import integrate
 from worldplay_env.image import fit_image
 from worldplay_env.testcard import frame_number
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
-PAIRS = [(picture, f"picture {index}") for index, picture in enumerate(PICTURES)]
 REGISTERED = sorted(id for id in gymnasium.registry if id.startswith("WorldPlay/"))
 # Needs no download; the model takes seconds to be stepped as often as some of these tests do.
 LOCAL = [
@@ -36,25 +33,11 @@ LOCAL = [
 ]
 
 
-def make(id: str = "WorldPlay/Testcard-v0", **arguments: Any) -> gymnasium.Env:
-    return gymnasium.make(id, **{"starts": PAIRS, **arguments})
-
-
-def bare(**arguments: Any) -> WorldPlayEnv:
-    """Return an env without wrappers over the test picture."""
-    return WorldPlayEnv(**{"world": "testcard", "starts": PAIRS, **arguments})
-
-
 @pytest.fixture
 def env() -> Iterator[WorldPlayEnv]:
     env = bare()
     yield env
     env.close()
-
-
-def episode(env: gymnasium.Env, actions: list[Any], seed: int = 0) -> list[tuple[Any, ...]]:
-    """Return what reset and each step gave."""
-    return [env.reset(seed=seed), *(env.step(action) for action in actions)]
 
 
 # Gymnasium's own requirements
@@ -410,130 +393,3 @@ def test_a_prompt_can_be_changed_within_an_episode_and_a_snapshot_keeps_its_own(
     assert env.rollout.prompt == "a field"
     env.restore(snapshot)
     assert env.rollout.prompt == "a street"
-
-
-# Rendering
-
-
-def test_rgb_array_is_the_newest_frame() -> None:
-    env = bare(render_mode="rgb_array")
-    observation, _ = env.reset(seed=0)
-    np.testing.assert_array_equal(env.render(), observation[-1])
-    observation, *_ = env.step(9)
-    frame = env.render()
-    np.testing.assert_array_equal(frame, observation[-1])
-    frame[:] = 0  # type: ignore[index]
-    assert env.render().any()  # type: ignore[union-attr]
-
-
-def test_rgb_array_list_is_every_frame_since_the_last_call() -> None:
-    env = bare(render_mode="rgb_array_list")
-    (first, _), one, two = episode(env, [9, 1])
-    video = env.render()
-    expected = np.concatenate([first[:1], one[0][-13:], two[0]])
-    np.testing.assert_array_equal(np.stack(video), expected)  # type: ignore[arg-type]
-    assert env.render() == []
-    env.step(1)
-    assert len(env.render()) == 16  # type: ignore[arg-type]
-    env.step(1)
-    env.reset()
-    assert len(env.render()) == 1  # type: ignore[arg-type]
-
-
-def test_a_window_is_opened_when_there_is_something_to_play_and_closed_with_the_env() -> None:
-    env = bare(render_mode="human", observation="last")
-    assert not pygame.display.get_init()
-    observation, _ = env.reset(seed=0)
-    shown = pygame.surfarray.array3d(pygame.display.get_surface()).transpose(1, 0, 2)
-    np.testing.assert_array_equal(shown, observation.repeat(4, axis=0).repeat(4, axis=1))  # 160 wide in 640
-    assert env.render() is None
-    env.close()
-    assert not pygame.display.get_init()
-
-
-def test_a_window_plays_at_the_speed_of_the_video_and_stays_closed_once_a_person_closed_it() -> None:
-    env = bare(render_mode="human")
-    env.reset()
-    began = time.perf_counter()
-    env.step(9)
-    assert 12 / 16 <= time.perf_counter() - began < 2
-    pygame.event.post(pygame.event.Event(pygame.QUIT))
-    env.step(9)
-    assert not pygame.display.get_init()
-    env.step(9)
-    assert not pygame.display.get_init()
-    env.close()
-
-
-def test_render_without_a_mode_warns() -> None:
-    env = bare()
-    env.reset()
-    with pytest.warns(UserWarning, match="without a render mode: make the env with one of rgb_array"):
-        assert env.render() is None
-
-
-def test_the_video_plays_at_the_world_s_rate() -> None:
-    assert bare().metadata["render_fps"] == 16
-    assert isinstance(bare().metadata["render_fps"], int)
-
-
-# A world that fails
-
-
-@pytest.mark.parametrize(
-    "failure", [WorldError("not finite"), torch.OutOfMemoryError("out of memory"), KeyboardInterrupt()]
-)
-def test_a_chunk_that_fails_has_not_happened(monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> None:
-    world = worldplay_env.load("testcard", image_size=(32, 48))
-    env, twin = bare(world=world, render_mode="rgb_array"), bare(world=world, render_mode="rgb_array")
-    for one in (env, twin):
-        episode(one, [9])
-    step = world.step
-
-    def fail(*arguments: Any, **others: Any) -> Any:
-        step(*arguments, **others)
-        raise failure
-
-    with monkeypatch.context() as patch:
-        patch.setattr(world, "step", fail)
-        with pytest.raises(type(failure)):
-            env.step(1)
-    np.testing.assert_array_equal(env.render(), twin.render())
-    assert data_equivalence(env.step(2), twin.step(2), exact=True)
-
-
-def test_a_reward_that_raises_leaves_the_env_before_the_step() -> None:
-    def reward(observation: np.ndarray, action: int, info: dict[str, Any]) -> float:
-        return 1 / action
-
-    env, twin = bare(reward=reward), bare(reward=reward)
-    for one in (env, twin):
-        episode(one, [9])
-    with pytest.raises(ZeroDivisionError):
-        env.step(0)
-    assert data_equivalence(env.step(2), twin.step(2), exact=True)
-
-
-def test_a_start_that_fails_leaves_the_episode_and_the_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = worldplay_env.load("testcard", image_size=(32, 48))
-    env, twin = bare(world=world), bare(world=world)
-    for one in (env, twin):
-        episode(one, [9])
-
-    def fail(start: Start, seed: int) -> Any:
-        raise torch.OutOfMemoryError("out of memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(world, "start", fail)
-        with pytest.raises(torch.OutOfMemoryError):
-            env.reset(seed=77)
-    assert data_equivalence(env.step(2), twin.step(2), exact=True)
-    assert data_equivalence(env.reset(), twin.reset(), exact=True)
-
-
-def test_cuda_in_a_forked_process_is_refused_at_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = bare(world="tiny", weights="random")
-    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
-    with pytest.raises(RuntimeError, match=r'forked after its parent had used CUDA.*"spawn"'):
-        env.reset()
-    bare().reset()  # the test picture is on the CPU

@@ -55,6 +55,31 @@ def versions(device: torch.device) -> dict[str, str]:
     }
 
 
+def read_rollout(
+    path: str | Path, world: str, image_size: tuple[int, int]
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Read a saved rollout of a world without a model: its metadata, and its arrays, of which `picture` is one.
+
+    Raises:
+        ValueError: The file is none, or holds a rollout of another world or size.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is not a safetensors file: {error}") from error
+    if metadata.get("world") != world:
+        raise ValueError(f"{str(path)!r} holds no rollout of {world!r}, but of {metadata.get('world')!r}")
+    if arrays["picture"].shape[:2] != image_size:
+        raise ValueError(
+            f"{str(path)!r} was saved at {arrays['picture'].shape[:2]} pixels, this world has {image_size}"
+        )
+    return metadata, arrays
+
+
 def world_facts(world: World) -> dict[str, Any]:
     """Return which world made a run, and where it ran."""
     return {

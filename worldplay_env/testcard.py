@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from worldplay_env.image import fit_image
+from worldplay_env.record import read_rollout
 from worldplay_env.world import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,
@@ -216,26 +217,13 @@ class Testcard(World):
         Raises:
             ValueError: The file holds no rollout of a test picture of this size.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise ValueError(f"{str(path)!r} is not a safetensors file: {error}") from error
-        if metadata.get("world") != "testcard":
-            raise ValueError(f"{str(path)!r} holds no rollout of a test picture, but of {metadata.get('world')!r}")
-        if tensors["card"].shape[:2] != self.image_size:
-            raise ValueError(
-                f"{str(path)!r} was saved at {tensors['card'].shape[:2]} pixels, this world has {self.image_size}"
-            )
+        metadata, arrays = read_rollout(path, "testcard", self.image_size)
         return TestcardRollout(
             world=self,
             seed=int(metadata["seed"]),
             prompt=metadata["prompt"],
             chunks=int(metadata["chunks"]),
-            **tensors,
+            **arrays,
         )
 
     def _check(

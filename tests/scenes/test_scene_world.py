@@ -238,7 +238,7 @@ def test_a_file_that_is_no_rollout_of_it_is_refused(world: SceneWorld, tmp_path:
     with pytest.raises(ValueError, match=r"\(16, 16\) pixels, this world has \(24, 40\)"):
         world.load_rollout(tmp_path / "smaller")
     load("testcard").start(Start(), 0).save(tmp_path / "card")
-    with pytest.raises(ValueError, match="no rollout in a scene, but of 'testcard'"):
+    with pytest.raises(ValueError, match="no rollout of 'scene', but of 'testcard'"):
         world.load_rollout(tmp_path / "card")
 
 

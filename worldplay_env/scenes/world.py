@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, rebase, view_matrices
+from worldplay_env.record import read_rollout
 from worldplay_env.scenes import SPEC
 from worldplay_env.scenes.build import HELD_OUT_SEED, Scene, build, stack
 from worldplay_env.scenes.render import Renderer
@@ -221,20 +222,7 @@ class SceneWorld(World):
         Raises:
             ValueError: The file holds no rollout in a scene of this size.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise ValueError(f"{str(path)!r} is not a safetensors file: {error}") from error
-        if metadata.get("world") != "scene":
-            raise ValueError(f"{str(path)!r} holds no rollout in a scene, but of {metadata.get('world')!r}")
-        if arrays["picture"].shape[:2] != self.image_size:
-            raise ValueError(
-                f"{str(path)!r} was saved at {arrays['picture'].shape[:2]} pixels, this world has {self.image_size}"
-            )
+        metadata, arrays = read_rollout(path, "scene", self.image_size)
         return SceneRollout(
             world=self,
             scene=build(int(metadata["scene"])),
