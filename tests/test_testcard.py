@@ -271,3 +271,11 @@ def test_a_prompt_that_is_no_string_is_refused(world: Testcard) -> None:
     with pytest.raises(TypeError, match="the prompt must be a string, got int: 3"):
         rollout.set_prompt(3)  # type: ignore[arg-type]
     assert rollout.prompt == "a street"
+
+
+@pytest.mark.parametrize("seed", [-3, 1.5, True])
+def test_a_seed_that_is_none_is_told_when_it_is_given(world: Testcard, seed: Any) -> None:
+    with pytest.raises(ValueError, match="a seed is a whole number of 0 or more"):
+        world.start(Start(), seed)
+    with pytest.raises(ValueError, match="a seed is a whole number of 0 or more"):
+        world.start(Start(), 0).fork(seed)

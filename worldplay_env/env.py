@@ -31,6 +31,7 @@ from worldplay_env.world import (
     World,
     WorldSpec,
     check_fork,
+    check_prompt,
     describe,
     load,
 )
@@ -351,7 +352,7 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             ResetNeeded: No episode is running.
             TypeError: The prompt is no string.
         """
-        self.rollout.set_prompt(_check_prompt(prompt))
+        self.rollout.set_prompt(check_prompt(prompt))
 
     def close(self) -> None:
         """Let go of the episode, the window and the world, which other envs may go on using; twice is no error."""
@@ -395,12 +396,6 @@ def _check_world(world: Any, **settings: str | None) -> World:
     return world
 
 
-def _check_prompt(prompt: Any) -> str:
-    if not isinstance(prompt, str):
-        raise TypeError(f"the prompt must be a string, got {type(prompt).__name__}: {prompt!r}")
-    return prompt
-
-
 def _merge_options(image: Any, prompt: Any, options: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """Return the image and the prompt of a reset, `_NOT_GIVEN` where neither way gives one."""
     if options is not None and not isinstance(options, Mapping):
@@ -413,5 +408,5 @@ def _merge_options(image: Any, prompt: Any, options: Mapping[str, Any] | None) -
         raise ValueError(f"reset was given the {twice[0]} twice, as an argument and in its options")
     merged = {**given, **options}
     if merged["prompt"] is not _NOT_GIVEN:
-        _check_prompt(merged["prompt"])
+        check_prompt(merged["prompt"])
     return merged["image"], merged["prompt"]

@@ -55,6 +55,15 @@ def versions(device: torch.device) -> dict[str, str]:
     }
 
 
+def write_rollout(path: str | Path, facts: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a rollout of a world without a model, whole or not at all, for `read_rollout`; facts include "world"."""
+    from safetensors.numpy import save_file
+
+    with replacing(path) as partial:
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        save_file(contiguous, partial, metadata={name: str(fact) for name, fact in facts.items()})
+
+
 def read_rollout(
     path: str | Path, world: str, image_size: tuple[int, int]
 ) -> tuple[dict[str, str], dict[str, np.ndarray]]:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from worldplay_env.image import fit_image
-from worldplay_env.record import read_rollout
+from worldplay_env.record import read_rollout, write_rollout
 from worldplay_env.world import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,
     FIRST_CHUNK_FRAMES,
     MEMORY_LATENTS,
+    MID_GREY,
     Chunk,
     Control,
     Start,
@@ -29,6 +30,8 @@ from worldplay_env.world import (
     WorldError,
     WorldSpec,
     check_batch,
+    check_prompt,
+    check_seed,
     pick_device,
 )
 
@@ -118,20 +121,16 @@ class TestcardRollout:
 
     def set_prompt(self, prompt: str) -> None:
         """Change the prompt; it does not change the picture."""
-        if not isinstance(prompt, str):
-            raise TypeError(f"the prompt must be a string, got {type(prompt).__name__}: {prompt!r}")
-        self.prompt = prompt
+        self.prompt = check_prompt(prompt)
 
     def fork(self, seed: int | None = None) -> Self:
         """Return a rollout that goes on as this one would, or with other noise."""
-        return replace(self, seed=self.seed if seed is None else seed)
+        return replace(self, seed=self.seed if seed is None else check_seed(seed))
 
     def save(self, path: str | Path) -> None:
         """Write the rollout to a safetensors file that `Testcard.load_rollout` reads."""
-        from safetensors.numpy import save_file
-
-        metadata = {"world": "testcard", "seed": str(self.seed), "chunks": str(self.chunks), "prompt": self.prompt}
-        save_file({"picture": self.picture, "card": self.card, "pose": self.pose}, path, metadata=metadata)
+        facts = {"world": "testcard", "seed": self.seed, "chunks": self.chunks, "prompt": self.prompt}
+        write_rollout(path, facts, {"picture": self.picture, "card": self.card, "pose": self.pose})
 
 
 class Testcard(World):
@@ -160,11 +159,13 @@ class Testcard(World):
     def start(self, start: Start, seed: int) -> TestcardRollout:
         """Begin a rollout."""
         if start.image is None:
-            picture, card = np.full((*self.image_size, 3), 128, dtype=np.uint8), _colour_bars(self.image_size)
+            picture, card = np.full((*self.image_size, 3), MID_GREY, dtype=np.uint8), _colour_bars(self.image_size)
         else:
             picture = card = fit_image(start.image, self.image_size)
         pose = np.array(start.pose, dtype=np.float64)
-        return TestcardRollout(world=self, seed=seed, picture=picture, card=card, pose=pose, prompt=start.prompt)
+        return TestcardRollout(
+            world=self, seed=check_seed(seed), picture=picture, card=card, pose=pose, prompt=start.prompt
+        )
 
     def step(
         self,

@@ -37,6 +37,8 @@ CHUNK_FRAMES = 16
 """Images in every later chunk."""
 
 
+MID_GREY = 128
+"""What every channel of the picture of a text-only start is."""
 MEMORY_LATENTS = 16
 """The most past latent frames that a chunk is made from."""
 
@@ -60,8 +62,7 @@ class Start:
     pose: np.ndarray = field(default_factory=lambda: np.eye(4))
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prompt, str):
-            raise TypeError(f"the prompt must be a string, got {type(self.prompt).__name__}: {self.prompt!r}")
+        check_prompt(self.prompt)
         image = self.image
         if image is not None and not (
             isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
@@ -323,6 +324,13 @@ def check_fork(device: str | torch.device) -> None:
             'multiprocessing method "spawn" (AsyncVectorEnv(..., context="spawn")), or make the world in the child '
             'alone, or with device="cpu"'
         )
+
+
+def check_prompt(prompt: str) -> str:
+    """Return a prompt, or raise TypeError if it is no string."""
+    if not isinstance(prompt, str):
+        raise TypeError(f"the prompt must be a string, got {type(prompt).__name__}: {prompt!r}")
+    return prompt
 
 
 def check_seed(seed: int) -> int:

@@ -32,6 +32,7 @@ from worldplay_env.model.transformer import Transformer
 from worldplay_env.timing import Stopwatch
 from worldplay_env.world import (
     CHUNK_LATENTS,
+    MID_GREY,
     Chunk,
     Control,
     Start,
@@ -40,8 +41,6 @@ from worldplay_env.world import (
     check_batch,
     check_seed,
 )
-
-MID_GREY = 128
 
 
 @dataclass(frozen=True, eq=False)

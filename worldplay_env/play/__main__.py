@@ -19,12 +19,11 @@ from worldplay_env.play.script import Recording, Script, read_script
 from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
 from worldplay_env.starts import choose_start
-from worldplay_env.world import WORLDS, Start, World, describe, load
+from worldplay_env.world import MID_GREY, WORLDS, Start, World, describe, load
 
 if TYPE_CHECKING:
     from worldplay_env.play.screen import Screen
 
-MID_GREY = 128
 SMALLEST, LARGEST = (320, 200), (7680, 4320)
 """Of windows, in pixels."""
 CLOSING_SECONDS = 2.0

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, rebase, view_matrices
-from worldplay_env.record import read_rollout
+from worldplay_env.record import read_rollout, write_rollout
 from worldplay_env.scenes import SPEC
 from worldplay_env.scenes.build import HELD_OUT_SEED, Scene, build, stack
 from worldplay_env.scenes.render import Renderer
@@ -33,6 +33,7 @@ from worldplay_env.world import (
     World,
     WorldError,
     check_batch,
+    check_prompt,
     check_seed,
     pick_device,
 )
@@ -80,22 +81,17 @@ class SceneRollout:
 
     def set_prompt(self, prompt: str) -> None:
         """Change the prompt; the scene stays as it is."""
-        if not isinstance(prompt, str):
-            raise TypeError(f"the prompt must be a string, got {type(prompt).__name__}: {prompt!r}")
-        self.prompt = prompt
+        self.prompt = check_prompt(prompt)
 
     def fork(self, seed: int | None = None) -> Self:
         """Return a rollout that goes on as this one would; with another seed too, since a scene has no noise."""
-        return replace(self, seed=self.seed if seed is None else seed)
+        return replace(self, seed=self.seed if seed is None else check_seed(seed))
 
     def save(self, path: str | Path) -> None:
         """Write the rollout to a safetensors file that `SceneWorld.load_rollout` reads."""
-        from safetensors.numpy import save_file
-
-        facts = {"seed": self.seed, "scene": self.scene.seed, "chunks": self.chunks, "prompt": self.prompt}
+        own = {"seed": self.seed, "scene": self.scene.seed, "chunks": self.chunks, "prompt": self.prompt}
         arrays = {name: getattr(self, name) for name in ("picture", "start_pose", "poses", "blocked")}
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(contiguous, path, metadata={"world": "scene", **{name: str(fact) for name, fact in facts.items()}})
+        write_rollout(path, {"world": "scene", **own}, arrays)
 
 
 @dataclass(frozen=True)
