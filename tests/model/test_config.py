@@ -35,7 +35,7 @@ def test_networks_that_cannot_be_built_are_refused() -> None:
         replace(TINY.transformer, patch_size=(2, 2, 2))
     with pytest.raises(ValueError, match="one entry between two levels: 2, got 1"):
         replace(TINY.autoencoder, temporal_downsample=(True,))
-    with pytest.raises(ValueError, match="need z_dim = 48 values each"):
+    with pytest.raises(ValueError, match="need z_dim = 96 values each"):
         replace(TINY.autoencoder, latents_mean=(0.0,))
 
 

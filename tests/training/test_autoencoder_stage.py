@@ -33,9 +33,11 @@ def moving_bars() -> torch.Tensor:
 def test_the_autoencoder_overfits_one_clip() -> None:
     autoencoder = fresh(CONFIG.autoencoder, 0, CPU)
     optimiser, video = Optimiser(autoencoder, is_inside), as_video(moving_bars())
+    shape = (1, CONFIG.autoencoder.z_dim, 3, *CONFIG.latent_size)
     decibels = []
     for step in range(40):
-        found = losses(autoencoder, video, AutoencoderOptions(), torch.Generator().manual_seed(step))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+        found = losses(autoencoder, AutoencoderOptions(), video, noise)
         found["loss"].backward()
         optimiser.step(1e-2)
         decibels.append(float(found["psnr"]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.training import distill
-from worldplay_env.training.distill import DistillOptions, Rollouts, pixel_loss, rollout_losses
+from worldplay_env.training.distill import DistillOptions, Rollouts, draw, pixel_loss, rollout_losses
 from worldplay_env.training.dreamer import Dreamer, fresh, is_inside, roll_out, without_prompts
 from worldplay_env.training.latents import LatentPaths
 from worldplay_env.training.optimiser import Optimiser
@@ -97,9 +97,9 @@ def test_self_forcing_overfits_one_path() -> None:
     losses: list[Tensor] = []
     for _ in range(60):
         rollouts.next(rng)
-        losses.append(
-            rollout_losses(dreamer, fused, autoencoder, rollouts, paths, options, generator)["loss"].clone()
-        )
+        found = rollout_losses(dreamer, fused, autoencoder, 1.0, draw(rollouts, paths, options, generator))
+        rollouts.commit(found["made"])
+        losses.append(found["loss"])
         losses[-1].backward()
         optimiser.step(1e-2)
     before, after = (torch.stack(part).mean() for part in (losses[:4], losses[-4:]))
@@ -111,9 +111,10 @@ def test_the_pixel_loss_is_zero_for_the_truth_alone() -> None:
     autoencoder = initialise(Autoencoder(CONFIG.autoencoder), 2).requires_grad_(False)
     for chunk, length in ((0, 0), (2, 8)):
         batch = paths.take(torch.arange(2), torch.full((2,), chunk), length)
-        assert pixel_loss(autoencoder, batch.clean, batch, 2) == 0
+        context = batch.memory[:, :, -2:]
+        assert pixel_loss(autoencoder, batch.clean, batch.clean, context) == 0
         wrong = (batch.clean + 0.1).requires_grad_()
-        loss = pixel_loss(autoencoder, wrong, batch, 2)
+        loss = pixel_loss(autoencoder, wrong, batch.clean, context)
         loss.backward()
         assert loss > 0
         assert wrong.grad is not None

@@ -21,7 +21,7 @@ from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.weights.files import CheckpointError
 from worldplay_env.world import Control, Start
 
-STATISTICS = {"latents_mean": [0.25] * 48, "latents_std": [1.5] * 48}
+STATISTICS = {"latents_mean": [0.25] * TINY.autoencoder.z_dim, "latents_std": [1.5] * TINY.autoencoder.z_dim}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_weights_of_a_world_are_exported_with_statistics_and_card(runs: Path
     (out / "starts").mkdir(parents=True)
     config = export(runs / "autoencoder", runs / "distill", out)
     assert hub.resolve(out).config == config
-    assert config.autoencoder.latents_std == (1.5,) * 48
+    assert config.autoencoder.latents_std == (1.5,) * TINY.autoencoder.z_dim
     assert {path.name for path in out.iterdir()} == {*FILES, "starts"}
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert sum(path.stat().st_size for path in out.iterdir()) < MOST_BYTES

@@ -21,7 +21,7 @@ from worldplay_env.training.latents import LatentPaths
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import memory_length, path_labels, plan, undo
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.transformer import TransformerOptions, draw_timesteps, flow_losses, plan_ahead
+from worldplay_env.training.transformer import TransformerOptions, draw, draw_timesteps, flow_losses, plan_ahead
 from worldplay_env.weights.checkpoint import initialise
 
 SIZE = (32, 48)
@@ -115,9 +115,9 @@ def test_the_pieces_compute_what_the_model_computes(
         behind = transformer.positions(range(length), (4, 6), viewmats[0], K[0])
         transformer.prefill(batch.memory, clean, labels[0], behind, prompt, cache)
     positions = transformer.positions(range(length, length + 4), (4, 6), viewmats[1], K[1])
-    for draw in range(draws):
-        expected = transformer(x[draw::draws], timesteps[draw::draws], labels[1], positions, prompt, cache)
-        error = (found[draw::draws] - expected).norm() / expected.norm()
+    for index in range(draws):
+        expected = transformer(x[index::draws], timesteps[index::draws], labels[1], positions, prompt, cache)
+        error = (found[index::draws] - expected).norm() / expected.norm()
         assert error < tolerance
 
 
@@ -137,7 +137,7 @@ def test_flow_matching_overfits_one_path() -> None:
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
     for _ in range(80):
-        losses.append(flow_losses(dreamer, fused, paths, options, rng, generator)["loss"])
+        losses.append(flow_losses(dreamer, fused, draw(paths, options, rng, generator))["loss"])
         losses[-1].backward()
         optimiser.step(1e-2)
     before, after = (torch.stack(part).mean() for part in (losses[:5], losses[-5:]))

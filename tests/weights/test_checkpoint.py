@@ -400,7 +400,7 @@ def test_a_module_in_memory_can_be_initialised_too() -> None:
 def test_a_random_transformer_gives_velocities_of_order_one() -> None:
     transformer = load_transformer(RandomWeights(0), TINY.transformer)
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(1, 48, 4, *TINY.latent_size, generator=generator)
+    latents = torch.randn(1, TINY.autoencoder.z_dim, 4, *TINY.latent_size, generator=generator)
     velocity = transformer(
         latents,
         torch.full((1, 4), 1000.0),

@@ -211,21 +211,22 @@ TINY = WorldConfig(
     transformer=TransformerConfig(
         num_attention_heads=6,
         attention_head_dim=32,
-        in_channels=48,
-        out_channels=48,
+        in_channels=96,
+        out_channels=96,
         text_dim=64,
         freq_dim=128,
         ffn_dim=512,
         num_layers=5,
         patch_size=(1, 1, 1),
     ),
-    # Wide layers at low resolution cost little on a CPU, narrow ones at full resolution much: hence patches of 4.
+    # Wide layers at low resolution cost little on a CPU, narrow ones at full resolution much: hence patches of 4. And
+    # twice the channels of the real model's latents, since a small picture has as many edges in fewer pixels.
     autoencoder=AutoencoderConfig(
         base_dim=64,
         decoder_base_dim=56,
-        z_dim=48,
-        latents_mean=(0.0,) * 48,
-        latents_std=(1.0,) * 48,
+        z_dim=96,
+        latents_mean=(0.0,) * 96,
+        latents_std=(1.0,) * 96,
         dim_mult=(1, 2, 2),
         num_res_blocks=1,
         temporal_downsample=(True, True),

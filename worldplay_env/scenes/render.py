@@ -94,8 +94,8 @@ class Renderer:
             return
         size = self._frames_at_once
         for first in range(0, count, size):
-            part = torch.arange(first, first + size if self._compiled else min(first + size, count))
-            part = part.clamp(max=count - 1).to(self.device)
+            end = first + size if self._compiled else min(first + size, count)
+            part = torch.arange(first, end, device=self.device).clamp(max=count - 1)
             picture = self._render(self.scenes.take(which[part]), c2w[part], intrinsics[part], self.size, samples)
             kept = min(size, count - first)
             yield Picture(picture.frames[:kept], picture.depth[:kept])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from worldplay_env.training.run import Run, RunOptions, compute_dtype, fast_conv
 from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.world import pick_device
 
-CLIP_LATENTS = 5
-"""Length of a clip in latent frames: 17 images. One length: cuDNN plans its convolutions anew for every other."""
+CLIP_LATENTS = 13
+"""Length of a clip in latent frames: 49 images. Behind the first few frames a causal network sees no beginning any
+more, as in a long rollout; clips of 5 latent frames gave 5 dB less there than in what they were trained on."""
+HELD_OUT_LATENTS = 25
+"""Length of the clips that are reported on: longer, since a rollout is."""
 CLIP_FRAMES = 4 * CLIP_LATENTS - 3
 FIRST_LOG_VARIANCE = -5.0
 """Of the posterior before training: with more noise than that, the decoder has to begin without its input."""
@@ -33,8 +37,8 @@ class AutoencoderOptions(RunOptions):
     """Train the autoencoder on clips of scenes, rendered as they are needed."""
 
     folder: Path = Path("runs/autoencoder")
-    clips: int = 16
-    """Clips in a batch, of 17 images each."""
+    clips: int = 6
+    """Clips in a batch, of 49 images each."""
     scenes: int = 4096
     """Scenes that clips are drawn from."""
     kl: float = 2e-4
@@ -43,7 +47,7 @@ class AutoencoderOptions(RunOptions):
     """Weight of the error of the pictures' gradients."""
     held_out: int = 16
     """Clips of held-out scenes that are reported on."""
-    measured: int = 256
+    measured: int = 96
     """Clips that the latents' mean and deviation are measured on."""
     report_every: float = 1.0
     """Minutes between reports."""
@@ -65,20 +69,23 @@ def train(options: AutoencoderOptions) -> Run[Autoencoder]:
         compile=options.compile and device.type == "cuda",
         frames_at_once=options.clips * CLIP_FRAMES,
     )
-    held_out = held_out_clips(options.held_out, CLIP_LATENTS, TINY.image_size, device)
+    held_out = held_out_clips(options.held_out, HELD_OUT_LATENTS, TINY.image_size, device)
     path = clips.wander(np.random.default_rng(1), options.measured, CLIP_LATENTS)
     measured = clips.render(path.which, path.poses)
     run.notes["data"] = f"{options.clips} clips of {CLIP_FRAMES} images a step, through {options.scenes} scenes"
     rng = np.random.default_rng((options.seed, run.step))
+    losses_of = partial(losses, autoencoder, options)
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
+    noise_shape = (options.clips, TINY.autoencoder.z_dim, CLIP_LATENTS, *TINY.latent_size)
     next_report = 0.0
     run.start_clock()
-    for step in run.steps():
+    for _ in run.steps():
         path = clips.wander(rng, options.clips, CLIP_LATENTS)
         video = as_video(clips.render(path.which, path.poses))
+        noise = torch.randn(noise_shape, generator=generator, device=device)
         run.lap("data")
-        generator = torch.Generator(device).manual_seed(step)
         with fast_convolutions():
-            run.update(losses(autoencoder, video, options, generator))
+            run.update(losses_of, video, noise)
         if run.seconds >= next_report:
             next_report = run.seconds + options.report_every * 60
             report(run, held_out, measured, options.clips)
@@ -133,35 +140,28 @@ class _Rebuild(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(self, video: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, video: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         mean, log_variance = (part.float() for part in self.autoencoder.encode(video))
-        latents = mean
-        if generator is not None:
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-            latents = mean + noise * (0.5 * log_variance).exp()
-        rebuilt, _ = self.autoencoder.decode(self.autoencoder.normalise(latents), clamp=generator is None)
+        latents = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
+        rebuilt, _ = self.autoencoder.decode(self.autoencoder.normalise(latents), clamp=noise is None)
         return rebuilt.float(), mean, log_variance
 
 
-def rebuild(
-    autoencoder: Autoencoder, video: Tensor, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def rebuild(autoencoder: Autoencoder, video: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return video [B, 3, F, H, W] through encoder and decoder, and the latents' mean and log-variance, in float32.
 
-    With a generator, latents are drawn from the posterior and pictures are not clamped, as training wants it. The
-    float32 parameters are cast and all is computed in one dtype: automatic mixed precision would take the norms, and
-    what lies between them, to float32.
+    With noise [B, z, T, h, w], latents are drawn from the posterior and pictures not clamped, as training wants it.
+    The float32 parameters are cast and all is computed in one dtype: automatic mixed precision would take the norms,
+    and what lies between them, to float32.
     """
     dtype = compute_dtype(video.device)
     parameters = {f"autoencoder.{name}": value.to(dtype) for name, value in autoencoder.named_parameters()}
-    return functional_call(_Rebuild(autoencoder), parameters, (video, generator))
+    return functional_call(_Rebuild(autoencoder), parameters, (video, noise))
 
 
-def losses(
-    autoencoder: Autoencoder, video: Tensor, options: AutoencoderOptions, generator: torch.Generator
-) -> dict[str, Tensor]:
+def losses(autoencoder: Autoencoder, options: AutoencoderOptions, video: Tensor, noise: Tensor) -> dict[str, Tensor]:
     """Return the reconstruction's losses on clips [B, 3, F, H, W]: absolute error, gradients' error, divergence."""
-    rebuilt, mean, log_variance = rebuild(autoencoder, video, generator)
+    rebuilt, mean, log_variance = rebuild(autoencoder, video, noise)
     pixels = F.l1_loss(rebuilt, video) + 0.5 * F.mse_loss(rebuilt, video)
     edges = gradient_loss(rebuilt, video)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()

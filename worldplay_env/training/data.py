@@ -65,7 +65,7 @@ class SceneClips:
                 print(f"the renderer could not be compiled, it runs unfused: {type(error).__name__}: {error}"[:500])
                 self.renderer = Renderer(batch, size, frames_at_once=frames_at_once)
 
-    def starts(self, rng: np.random.Generator, which: np.ndarray, *, level: float = 0.5) -> np.ndarray:
+    def starts(self, rng: np.random.Generator, which: np.ndarray, *, level: float) -> np.ndarray:
         """Draw a free camera in each scene of `which` [B]: float64 [B, 4, 4].
 
         A share `level` of them is at eye level and looks straight ahead, as rollouts begin; the others are at other
@@ -95,7 +95,12 @@ class SceneClips:
     def wander(self, rng: np.random.Generator, count: int, latents: int) -> Path:
         """Draw `count` paths of `latents` poses, for clips: actions held or changing, stops and turns among them."""
         which = rng.integers(len(self.scenes), size=count)
-        return self.walk(which, self.starts(rng, which), held_labels(rng, count, latents - 1))
+        return self.walk(which, self.begin(rng, which), held_labels(rng, count, latents - 1))
+
+    def begin(self, rng: np.random.Generator, which: np.ndarray, *, level: float = 0.75) -> np.ndarray:
+        """Draw where paths begin, float64 [B, 4, 4]: half of them at the scene's own start, as rollouts do."""
+        own = np.stack([self.scenes[index].start for index in which])
+        return np.where(rng.random(len(which))[:, None, None] < 0.5, own, self.starts(rng, which, level=level))
 
     def render(self, which: np.ndarray, poses: np.ndarray) -> Tensor:
         """Render B clips along poses [B, N, 4, 4], one a latent frame: uint8 [B, 4 N - 3, H, W, 3] on the device."""
@@ -136,7 +141,7 @@ def held_out_clips(count: int, latents: int, size: tuple[int, int], device: torc
     clips = SceneClips(range(HELD_OUT_SEED + 50_000, HELD_OUT_SEED + 50_000 + count), size, device)
     rng = np.random.default_rng(0)
     which = np.arange(count)
-    path = clips.walk(which, clips.starts(rng, which), held_labels(rng, count, latents - 1))
+    path = clips.walk(which, clips.begin(rng, which), held_labels(rng, count, latents - 1))
     return clips.render(which, path.poses)
 
 

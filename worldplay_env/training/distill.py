@@ -9,7 +9,9 @@ old and as many as in use, and learns to undo them. Steps of flow matching on tr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TINY
-from worldplay_env.training import checkpoint
+from worldplay_env.training import checkpoint, transformer
 from worldplay_env.training import dreamer as shared
 from worldplay_env.training.dreamer import (
     Dreamer,
@@ -28,7 +30,7 @@ from worldplay_env.training.dreamer import (
     trained_autoencoder,
     without_prompts,
 )
-from worldplay_env.training.latents import LatentPaths
+from worldplay_env.training.latents import Chunks, LatentPaths
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import memory_length
 from worldplay_env.training.pieces import FusedTransformer
@@ -99,7 +101,7 @@ class Rollouts:
         lifetime = LIFETIMES[rng.integers(len(LIFETIMES))] or self._paths.chunks
         self.chunk, self._end = 0, min(lifetime, self._paths.chunks)
 
-    def take(self) -> shared.Chunks:
+    def take(self) -> Chunks:
         """Return the coming chunks, with the rollouts' own memory."""
         return self._paths.take(
             self.rows, torch.full_like(self.rows, self.chunk), memory_length(self.chunk), history=self._history
@@ -138,15 +140,20 @@ def train(options: DistillOptions) -> Run[Dreamer]:
         shared.report(run, autoencoder, held_out, options.chunks, dtype)
     run.start_clock()
     next_report = run.seconds + options.report_every * 60
+    losses = partial(rollout_losses, dreamer, fused, autoencoder, options.pixels)
+    replay = partial(flow_losses, dreamer, fused)
     for step in run.steps():
         if rng.random() < options.replay:
-            replayed = flow_losses(dreamer, fused, paths, options, rng, generator)
-            run.update({"loss": replayed["loss"]})
+            batch = transformer.draw(paths, options, rng, generator)
+            run.lap("data")
+            run.update(replay, batch)
         else:
             rollouts = groups[step % len(groups)]
             rollouts.next(rng)
+            coming = draw(rollouts, paths, options, generator)
+            run.lap("data")
             with fast_convolutions():
-                run.update(rollout_losses(dreamer, fused, autoencoder, rollouts, paths, options, generator))
+                rollouts.commit(run.update(losses, coming)["made"])
         if run.seconds >= next_report:
             next_report = run.seconds + options.report_every * 60
             shared.report(run, autoencoder, held_out, options.chunks, dtype)
@@ -155,40 +162,64 @@ def train(options: DistillOptions) -> Run[Dreamer]:
     return run
 
 
-def rollout_losses(
-    dreamer: Dreamer,
-    fused: FusedTransformer,
-    autoencoder: Autoencoder,
-    rollouts: Rollouts,
-    paths: LatentPaths,
-    options: DistillOptions,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Take a group of rollouts one chunk further; return the losses of the four steps' predictions."""
+class RolloutBatch(NamedTuple):
+    """What a step of self-forcing is computed from: the coming chunks of b rollouts.
+
+    Attributes:
+        chunks: Their memory is the rollouts' own history, lightly noised.
+        context: [n, C, 0 or 2, h, w] the last frames of memory, as they are, of the chunks that are decoded.
+        tokens: int64 [b, text_len], some of them of the empty prompt.
+        mask: int64 [b, text_len].
+        noise: float32 [b, C, 4, h, w] that the chunks are made from.
+    """
+
+    chunks: Chunks
+    context: Tensor
+    tokens: Tensor
+    mask: Tensor
+    noise: Tensor
+
+
+def draw(rollouts: Rollouts, paths: LatentPaths, options: DistillOptions, generator: torch.Generator) -> RolloutBatch:
+    """Return the coming chunks of a group of rollouts, and the noise to make them from."""
     chunks, rows = rollouts.take(), rollouts.rows
     dropped = torch.rand(len(rows), generator=generator, device=rows.device) < PROMPTS_DROPPED
-    text = fused.text(dreamer.embed(*without_prompts(paths.tokens[rows], paths.mask[rows], dropped)))
-    memory = remember(fused, chunks, text, noised(chunks.memory, options.memory_noise, generator))
+    context = chunks.memory[: options.decoded, :, -CONTEXT:]
+    chunks = chunks._replace(memory=noised(chunks.memory, options.memory_noise, generator))
+    prompts = without_prompts(paths.tokens[rows], paths.mask[rows], dropped)
     noise = torch.randn(chunks.clean.shape, generator=generator, device=rows.device)
-    steps = denoise(fused, chunks, noise, text, memory)
-    rollouts.commit(steps[-1].clean)
+    return RolloutBatch(chunks, context, *prompts, noise)
+
+
+def rollout_losses(
+    dreamer: Dreamer, fused: FusedTransformer, autoencoder: Autoencoder, weight: float, batch: RolloutBatch
+) -> dict[str, Tensor]:
+    """Return the losses of the four steps' predictions, and what was "made", [b, C, 4, h, w].
+
+    Args:
+        weight: Of the decoded pictures' absolute error.
+    """
+    chunks = batch.chunks
+    text = fused.text(dreamer.embed(batch.tokens, batch.mask))
+    steps = denoise(fused, chunks, batch.noise, text, remember(fused, chunks, text))
+    made = steps[-1].clean
     errors = [(step.clean - chunks.clean).square().mean() for step in steps]
-    latents = sum(weight * error for weight, error in zip(STEP_WEIGHTS, errors, strict=True)) / sum(STEP_WEIGHTS)
+    latents = sum(share * error for share, error in zip(STEP_WEIGHTS, errors, strict=True)) / sum(STEP_WEIGHTS)
     pixels = errors[0].new_zeros(())
-    if options.pixels:
-        pixels = pixel_loss(autoencoder, steps[-1].clean, chunks, options.decoded)
-    return {"loss": latents + options.pixels * pixels, "last step": errors[-1], "pixels": pixels}
+    if weight:
+        count = len(batch.context)
+        pixels = pixel_loss(autoencoder, made[:count], chunks.clean[:count], batch.context)
+    return {"loss": latents + weight * pixels, "last step": errors[-1], "pixels": pixels, "made": made}
 
 
-def pixel_loss(autoencoder: Autoencoder, made: Tensor, chunks: shared.Chunks, count: int) -> Tensor:
-    """Return the mean absolute error of the first `count` chunks' pictures, decoded behind the same context."""
-    context = chunks.memory[:count, :, -CONTEXT:]
-    skipped = 4 * context.shape[2] - 3 if context.shape[2] else 0
+def pixel_loss(autoencoder: Autoencoder, made: Tensor, clean: Tensor, context: Tensor) -> Tensor:
+    """Return the mean absolute error of chunks' pictures, both decoded behind the same context [b, C, 0.., h, w]."""
+    skipped = max(0, 4 * context.shape[2] - 3)
 
     def pictures(latents: Tensor) -> Tensor:
-        frames, _ = autoencoder.decode(torch.cat([context, latents[:count]], dim=2), clamp=False)
-        return frames[:, :, max(0, skipped) :].float()
+        frames, _ = autoencoder.decode(torch.cat([context, latents], dim=2), clamp=False)
+        return frames[:, :, skipped:].float()
 
     with torch.no_grad():
-        truth = pictures(chunks.clean)
+        truth = pictures(clean)
     return (pictures(made) - truth).abs().mean()

@@ -111,16 +111,13 @@ def denoise(
     return steps
 
 
-def remember(
-    fused: FusedTransformer, chunks: Chunks, text: list[KeysValues], noised: Tensor | None = None
-) -> list[KeysValues] | None:
-    """Prefill the chunks' memory, or `noised` in its place; None if they have none."""
+def remember(fused: FusedTransformer, chunks: Chunks, text: list[KeysValues]) -> list[KeysValues] | None:
+    """Prefill the chunks' memory; None if they have none."""
     length = chunks.memory.shape[2]
     if not length:
         return None
-    latents = chunks.memory if noised is None else noised
-    timesteps = torch.full((len(latents), length), sampler.KNOWN_TIMESTEP, device=latents.device)
-    return fused.prefill(latents, timesteps, chunks.labels[:, :length], chunks.viewmats[:, :length], text)
+    timesteps = torch.full((len(chunks.memory), length), sampler.KNOWN_TIMESTEP, device=chunks.memory.device)
+    return fused.prefill(chunks.memory, timesteps, chunks.labels[:, :length], chunks.viewmats[:, :length], text)
 
 
 @torch.no_grad()

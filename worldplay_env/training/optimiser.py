@@ -33,11 +33,17 @@ class Optimiser:
             (alike[parameter.shape] if inside(name, parameter) else others).append(parameter)
         self._alike = list(alike.values())
         self._momenta: list[Tensor | None] = [None] * len(self._alike)
-        self._others = torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY)
+        on_gpu = next(module.parameters()).device.type == "cuda"
+        self._others = torch.optim.AdamW(
+            others, lr=0.0, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=on_gpu or None, capturable=on_gpu
+        )
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Make one step along the parameters' gradients, and forget them."""
+    def step(self, learning_rate: float | Tensor) -> None:
+        """Make one step along the parameters' gradients, and forget them.
+
+        A learning rate in a tensor can change between the replays of a recorded step (`training.recorded`).
+        """
         for group in self._others.param_groups:
             group["lr"] = learning_rate
         self._others.step()
@@ -49,10 +55,11 @@ class Optimiser:
                 momentum = self._momenta[index] = torch.zeros_like(gradients)
             momentum.lerp_(gradients, 1 - MOMENTUM)
             updates = orthogonal(gradients.lerp_(momentum, MOMENTUM)).to(gradients.dtype)
+            updates *= -0.2 * max(updates.shape[1:]) ** 0.5 * learning_rate
             kernels = [_like(update, parameter) for update, parameter in zip(updates, parameters, strict=True)]
             values: list[Tensor] = [*parameters]
             torch._foreach_mul_(values, 1 - learning_rate * WEIGHT_DECAY)
-            torch._foreach_add_(values, kernels, alpha=-learning_rate * 0.2 * max(updates.shape[1:]) ** 0.5)
+            torch._foreach_add_(values, kernels)
             for parameter in parameters:
                 parameter.grad = None
 

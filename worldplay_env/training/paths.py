@@ -48,9 +48,7 @@ def plan(seeds: Sequence[int], chunks: int, size: tuple[int, int], seed: int = 0
     rng = np.random.default_rng((seed, seeds[0]))
     clips = SceneClips(seeds, size, torch.device("cpu"))
     which = np.repeat(np.arange(len(seeds)), _TRIES)
-    own = np.stack([clips.scenes[index].start for index in which])
-    elsewhere = clips.starts(rng, which, level=0.85)
-    starts = np.where(rng.random(len(which))[:, None, None] < 0.5, own, elsewhere)
+    starts = clips.begin(rng, which, level=0.85)
     moves = path_labels(rng, len(seeds), CHUNK_LATENTS * chunks - 1, _TRIES)  # [scenes x tries, T - 1]
     path = clips.walk(which, starts, moves)
     stopped = path.blocked.sum(1).reshape(-1, _TRIES)

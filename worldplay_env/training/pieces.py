@@ -58,7 +58,8 @@ class FusedTransformer:
         pieces = (_before_attention, _after_attention, _after_text)
         self._fused = {piece: torch.compile(piece, dynamic=False) for piece in pieces} if compiled else {}
         self._tables: dict[tuple[range, int, int, int], tuple[Tensor, Tensor]] = {}
-        self._K = torch.tensor(DEFAULT_INTRINSICS, dtype=torch.float32, device=transformer.device)
+        fx, fy = DEFAULT_INTRINSICS[0][0], DEFAULT_INTRINSICS[1][1]
+        self._lift = torch.tensor([fx, fy, 1.0, 1.0], dtype=torch.float32, device=transformer.device)
 
     def warm_up(self, tokens_per_frame: int) -> None:
         """Compile the pieces, forwards and backwards; where that fails they run as they are."""
@@ -183,12 +184,21 @@ class FusedTransformer:
         return tokens.to(self.dtype).contiguous()
 
     def _frames(self, where: range, latents: Tensor, timesteps: Tensor, labels: Tensor, viewmats: Tensor) -> _Frames:
-        transformer, batch, count = self.transformer, len(latents), len(where)
+        transformer, batch = self.transformer, len(latents)
         cos, sin = self._angles(where, batch, latents.shape[3], latents.shape[4])
-        projection, inverse = positional.projections(viewmats, self._K.expand(batch, count, 3, 3))
+        projection, inverse = self._projections(viewmats)
         modulation = transformer._modulation(transformer._embed_frames(timesteps, labels)).flatten(0, 1).contiguous()
         projection, inverse = (matrices.flatten(0, 1).contiguous() for matrices in (projection, inverse))
         return _Frames(modulation, cos, sin, projection, inverse)
+
+    def _projections(self, viewmats: Tensor) -> tuple[Tensor, Tensor]:
+        """Return PRoPE's P and its inverse of view matrices [b, f, 4, 4].
+
+        The inverse is that of a rigid motion: a general one is not among what `Recorded` can record.
+        """
+        rotation, offset, last = viewmats[..., :3, :3], viewmats[..., :3, 3:], viewmats[..., 3:, :]
+        poses = torch.cat([torch.cat([rotation.mT, -rotation.mT @ offset], dim=-1), last], dim=-2)
+        return self._lift[:, None] * viewmats, poses / self._lift
 
     def _angles(self, where: range, batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return RoPE's cosines and sines, [batch x frames, n, 1, head_dim / 2], made once."""

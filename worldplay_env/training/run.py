@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 
 from worldplay_env.training import checkpoint
 from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.recorded import Function, Recorded
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Module = TypeVar("Module", bound=nn.Module)
+Losses = Function
+"""The losses of a stage, as a function of a batch."""
 
 FIRST_LOG, LOG_EVERY = 20, 50
 """Steps of a call before its first line of figures, and between later ones."""
@@ -82,7 +86,11 @@ class Run(Generic[Module]):
         self.notes |= {"seed": options.seed, "hardware": hardware(self.device), "torch": str(torch.__version__)}
         self.notes["commands"] = [*self.notes.get("commands", []), command(options)]
         self._first_step = self.step
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._updates: dict[Losses, Recorded] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        self._rate = torch.zeros((), device=self.device)
+        self._decay = torch.zeros((), device=self.device)
         self._watch = Stopwatch(self.device)
         self._writer = _writer(options.folder / "log")
         self.start_clock()
@@ -123,39 +131,58 @@ class Run(Generic[Module]):
         warm = min(1.0, (self.step - self._first_step + 1) / max(1, self.options.warmup))
         return self.options.learning_rate * cosine * warm
 
-    def update(self, losses: Mapping[str, Tensor]) -> None:
-        """Make one optimiser step on `losses["loss"]`; every so many steps log the losses' means."""
-        losses["loss"].backward()
-        self.lap("network")
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+    def update(self, losses: Losses, *inputs: Any) -> dict[str, Tensor]:
+        """Make one optimiser step on `losses(*inputs)["loss"]`, and every so many steps log its figures' means.
+
+        Args:
+            losses: Returns tensors by name, "loss" among them; those without dimensions are figures. One object a
+                stage, not one a step: on a GPU it is recorded, see `Recorded` for what it may do.
+            inputs: All that changes from step to step: tensors, and tuples of tensors.
+
+        Returns:
+            What `losses` returned, without gradient; valid until the next update.
+        """
+        if losses not in self._updates:
+            self._updates[losses] = Recorded(partial(self._update, losses), self._pool)
+        self._rate.fill_(self.rate())
+        self._decay.fill_(min(self.options.ema, (self.step + 1) / (self.step + 10)))
+        found = self._updates[losses](*inputs)
+        self.step += 1
+        self.lap("update")
+        self._log({name: value for name, value in found.items() if not value.ndim})
+        return found
+
+    def _update(self, losses: Losses, *inputs: Any) -> dict[str, Tensor]:
+        """Make the step: all of it is recorded, so what differs from step to step is in tensors."""
+        found = losses(*inputs)
+        parameters = list(self.module.parameters())
+        gradients = torch.autograd.grad(found["loss"], parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         # A gradient that is not finite counts as none, without waiting for the device to say so.
-        for parameter in self.module.parameters():
+        for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
-        self.optimiser.step(self.rate())
-        self._average()
-        self.step += 1
-        self.lap("optimiser")
-        self._log({**losses, "gradient": norm})
-
-    def _average(self) -> None:
-        decay = min(self.options.ema, (self.step + 1) / (self.step + 10))
+        self.optimiser.step(self._rate)
         average = cast(list[Tensor], list(self.averaged.parameters()))
-        current = [parameter.detach() for parameter in self.module.parameters()]
-        torch._foreach_lerp_(average, current, 1 - decay)
+        torch._foreach_mul_(average, self._decay)
+        torch._foreach_add_(average, torch._foreach_mul([part.detach() for part in parameters], 1 - self._decay))
+        return {name: value.detach() for name, value in found.items()} | {"gradient": norm}
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+            total, count = self._sums.get(name, (torch.zeros((), device=self.device), 0))
+            self._sums[name] = total + value, count + 1
         made = self.step - self._first_step
         if made != FIRST_LOG and made % LOG_EVERY:
             return
         first, since = self._logged
-        count = self.step - first
-        means = {name: float(total) / count for name, total in self._sums.items()}
-        parts = {f"{part} s": seconds / count for part, seconds in self._watch.take().items()}
+        steps = self.step - first
+        means = {name: float(total) / count for name, (total, count) in self._sums.items()}
+        parts = {f"{part} s": seconds / steps for part, seconds in self._watch.take().items()}
         now = time.monotonic()
-        means["steps/s"] = count / max(1e-9, now - since)
+        means["steps/s"] = steps / max(1e-9, now - since)
         self._sums, self._logged = {}, (self.step, now)
         self.report(means | parts | _memory(self.device))
 

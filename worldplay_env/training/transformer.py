@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from worldplay_env.model.config import TINY
 from worldplay_env.training import dreamer as shared
 from worldplay_env.training.data import training_seeds
 from worldplay_env.training.dreamer import Dreamer, fresh, is_inside, remember, trained_autoencoder, without_prompts
-from worldplay_env.training.latents import HELD_OUT_PATHS, LatentPaths, render_paths
+from worldplay_env.training.latents import HELD_OUT_PATHS, Chunks, LatentPaths, render_paths
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import Plan, plans
 from worldplay_env.training.pieces import FusedTransformer
@@ -89,8 +90,11 @@ def train(options: TransformerOptions) -> Run[Dreamer]:
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     run.start_clock()
     next_report = run.seconds + options.report_every * 60
+    losses = partial(flow_losses, dreamer, fused)
     for _ in run.steps():
-        run.update(flow_losses(dreamer, fused, paths, options, rng, generator))
+        batch = draw(paths, options, rng, generator)
+        run.lap("data")
+        run.update(losses, batch)
         if run.seconds >= next_report:
             next_report = run.seconds + options.report_every * 60
             shared.report(run, autoencoder, held_out, min(4, options.chunks), dtype)
@@ -118,15 +122,30 @@ def render_data(
     return render(planned, seconds=options.data_seconds), held_out
 
 
-def flow_losses(
-    dreamer: Dreamer,
-    fused: FusedTransformer,
-    paths: LatentPaths,
-    options: DreamerOptions,
-    rng: np.random.Generator,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Return the flow-matching loss of a random batch, all of whose chunks have equally long memories."""
+class FlowBatch(NamedTuple):
+    """What a step of flow matching is computed from: b chunks with memories of K latent frames, D noise draws each.
+
+    Attributes:
+        chunks: Their memory is lightly noised.
+        tokens: int64 [b, text_len], some of them of the empty prompt.
+        mask: int64 [b, text_len].
+        known: bool [b, 4], the latent frames that are given clean.
+        timesteps: float32 [b D].
+        noise: float32 [b D, C, 4, h, w].
+    """
+
+    chunks: Chunks
+    tokens: Tensor
+    mask: Tensor
+    known: Tensor
+    timesteps: Tensor
+    noise: Tensor
+
+
+def draw(
+    paths: LatentPaths, options: DreamerOptions, rng: np.random.Generator, generator: torch.Generator
+) -> FlowBatch:
+    """Draw a batch, all of whose chunks have equally long memories."""
     device = paths.latents.device
     lengths = [length for length in MEMORY_LENGTHS if length < CHUNK_LATENTS * paths.chunks]
     shares = np.array(MEMORY_SHARES[: len(lengths)])
@@ -138,20 +157,28 @@ def flow_losses(
     last = paths.chunks if length == MEMORY_LENGTHS[-1] else first + 1
     chunk = torch.randint(first, last, (batch,), generator=generator, device=device)
     chunks = paths.take(rows, chunk, length)
+    chunks = chunks._replace(memory=noised(chunks.memory, options.memory_noise, generator))
     dropped = torch.rand(batch, generator=generator, device=device) < PROMPTS_DROPPED
-    text = fused.text(dreamer.embed(*without_prompts(paths.tokens[rows], paths.mask[rows], dropped)))
-    memory = remember(fused, chunks, text, noised(chunks.memory, options.memory_noise, generator))
-
     known = torch.zeros(batch, CHUNK_LATENTS, dtype=torch.bool, device=device)
     if not length:  # chunk 0: the start's picture is known, but for some that begin from text alone
         known[:, 0] = torch.rand(batch, generator=generator, device=device) > 0.1
-    timesteps = draw_timesteps(batch, draws, generator)  # [b D]
-    known = known.repeat_interleave(draws, 0)
+    timesteps = draw_timesteps(batch, draws, generator)
+    noise = torch.randn(len(timesteps), *chunks.clean.shape[1:], generator=generator, device=device)
+    prompts = without_prompts(paths.tokens[rows], paths.mask[rows], dropped)
+    return FlowBatch(chunks, *prompts, known, timesteps, noise)
+
+
+def flow_losses(dreamer: Dreamer, fused: FusedTransformer, batch: FlowBatch) -> dict[str, Tensor]:
+    """Return the flow-matching loss of a batch."""
+    chunks, timesteps = batch.chunks, batch.timesteps
+    length, draws = chunks.memory.shape[2], len(timesteps) // len(chunks.clean)
+    text = fused.text(dreamer.embed(batch.tokens, batch.mask))
+    memory = remember(fused, chunks, text)
+    known = batch.known.repeat_interleave(draws, 0)
     mask = known[:, None, :, None, None]
     clean = chunks.clean.repeat_interleave(draws, 0)
-    noise = torch.randn(clean.shape, generator=generator, device=device)
     sigma = (timesteps / 1000)[:, None, None, None, None]
-    x = torch.where(mask, clean, (1 - sigma) * clean + sigma * noise)
+    x = torch.where(mask, clean, (1 - sigma) * clean + sigma * batch.noise)
     flow = fused.velocity(
         x,
         torch.where(known, sampler.KNOWN_TIMESTEP, timesteps[:, None]),
@@ -160,7 +187,7 @@ def flow_losses(
         text,
         memory,
     )
-    error = (flow - (noise - clean)).square().masked_fill(mask, 0.0)
+    error = (flow - (batch.noise - clean)).square().masked_fill(mask, 0.0)
     each = error.mean((1, 2, 3, 4))
     noisiest = timesteps == sampler.TIMESTEPS[0]
     at_first = (each.detach() * noisiest).sum() / noisiest.sum().clamp(min=1)
