@@ -11,7 +11,7 @@ from envs import bare, episode
 from gymnasium.utils.env_checker import data_equivalence
 
 import worldplay_env
-from worldplay_env import Start, WorldError
+from worldplay_env import RewardError, Start, Transition, WorldError
 
 
 @pytest.mark.parametrize(
@@ -36,16 +36,20 @@ def test_a_chunk_that_fails_has_not_happened(monkeypatch: pytest.MonkeyPatch, fa
     assert data_equivalence(env.step(2), twin.step(2), exact=True)
 
 
-def test_a_reward_that_raises_leaves_the_env_before_the_step() -> None:
-    def reward(observation: np.ndarray, action: int, info: dict[str, Any]) -> float:
-        return 1 / action
+def test_a_reward_that_fails_leaves_the_env_before_the_step() -> None:
+    def reward(transition: Transition) -> Any:
+        [action] = transition.action
+        return {9: [1.0], 0: [float("nan")], 1: 1.0, 3: [1.0, 2.0], 4: None}.get(action) or 1 / 0
 
-    env, twin = bare(reward=reward), bare(reward=reward)
+    env, twin = (bare(reward=reward, render_mode="rgb_array") for _ in range(2))
     for one in (env, twin):
         episode(one, [9])
-    with pytest.raises(ZeroDivisionError):
-        env.step(0)
-    assert data_equivalence(env.step(2), twin.step(2), exact=True)
+    for action, message in ((0, "finite"), (1, "one number"), (3, "one number"), (4, "Zero"), (80, "ZeroDivision")):
+        with pytest.raises(RewardError, match=message):
+            env.step(action)
+    np.testing.assert_array_equal(env.render(), twin.render())
+    assert env.timings.keys() == twin.timings.keys()
+    assert data_equivalence(env.step(9), twin.step(9), exact=True)
 
 
 def test_a_start_that_fails_leaves_the_episode_and_the_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import worldplay_env
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.distributed.workers import OneProcess
 from worldplay_env.dream.world import DreamWorld
 from worldplay_env.evaluate import evaluate, main, read_seeds
 from worldplay_env.evaluation import suite
@@ -436,12 +438,16 @@ def test_a_curve_leaves_gaps_where_nothing_is_known() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [None, 2])
 def test_the_program_writes_table_strips_and_curve(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workers: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    card = worldplay_env.load("testcard", image_size=SIZE)
-    monkeypatch.setattr("worldplay_env.evaluate.load", lambda *_, **__: card)
-    assert main(["--world", "testcard", "--quick", "--seeds", "900000:900002", "--out", str(tmp_path)]) == 0
+    if workers is not None:
+        pytest.importorskip("ray")
+    small = functools.partial(worldplay_env.load, image_size=SIZE)  # whatever else is asked for is passed on
+    monkeypatch.setattr("worldplay_env.evaluate.load", small)
+    arguments = ["--world", "testcard", "--quick", "--seeds", "900000:900002", "--out", str(tmp_path)]
+    assert main(arguments if workers is None else [*arguments, "--workers", str(workers)]) == 0
     printed, record = capsys.readouterr().out, json.loads((tmp_path / "evaluation.json").read_text())
     assert [scene["seed"] for scene in record["scenes"]] == [900_000, 900_001]
     assert [set(scene) >= {"all_actions", "drift"} for scene in record["scenes"]] == [True, False]
@@ -463,7 +469,9 @@ def test_scenes_are_evaluated_once_each_whatever_the_groups(scenes: World, monke
 
     monkeypatch.setattr("worldplay_env.evaluate.evaluate_scenes", fake)
     monkeypatch.setattr("worldplay_env.evaluate.chunk_seconds", lambda *_: 0.5)
-    _, record = evaluate(scenes, range(900_000, 900_007), tmp_path, batch=2, all_actions=3, drift=5)
+    _, record = evaluate(
+        OneProcess(lambda: scenes), range(900_000, 900_007), tmp_path, batch=2, all_actions=3, drift=5
+    )
     assert asked == [(900_000 + index, index < 3, index < 5) for index in range(7)]
     assert len(record["scenes"]) == 7
 
@@ -480,6 +488,9 @@ def test_seeds_are_a_range_of_held_out_scenes() -> None:
         (["--seeds", "900002:900002"], "empty"),
         (["--seeds", "100:200"], "trained on"),
         (["--batch", "0"], "--batch must be 1 or more"),
+        (["--workers", "0"], "workers must be 1 or more, got 0"),
+        (["--threads", "-1"], "threads must be 1 or more, got -1"),
+        (["--address", "auto"], "no workers to place"),
         (["--world", "nowhere"], "nowhere"),
     ],
 )

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from worldplay_env.control.trajectory import Trajectory, load_trajectory
     from worldplay_env.env import InvalidAction, Snapshot, WorldPlayEnv
     from worldplay_env.image import ImageError, read_image
+    from worldplay_env.reach import Goal, Reach
+    from worldplay_env.rewards import RewardError, Transition, cover_ground, reach_pose, reach_view
     from worldplay_env.rollout import roll_out
     from worldplay_env.starts import choose_start
+    from worldplay_env.vector import VectorSnapshot, WorldPlayVectorEnv
     from worldplay_env.video import FilmWriter, save_picture, tile
     from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, load
+    from worldplay_env.wrappers import FrameByFrame, RecordChunks, RecordVectorChunks
 
 __version__ = "0.1.0"
 
@@ -54,8 +58,17 @@ _MODULES = {
     "WorldPlayEnv": "env",
     "ImageError": "image",
     "read_image": "image",
+    "Goal": "reach",
+    "Reach": "reach",
+    "RewardError": "rewards",
+    "Transition": "rewards",
+    "cover_ground": "rewards",
+    "reach_pose": "rewards",
+    "reach_view": "rewards",
     "choose_start": "starts",
     "roll_out": "rollout",
+    "VectorSnapshot": "vector",
+    "WorldPlayVectorEnv": "vector",
     "FilmWriter": "video",
     "save_picture": "video",
     "tile": "video",
@@ -67,6 +80,9 @@ _MODULES = {
     "World": "world",
     "WorldError": "world",
     "load": "world",
+    "FrameByFrame": "wrappers",
+    "RecordChunks": "wrappers",
+    "RecordVectorChunks": "wrappers",
 }
 """The module of each public name, imported when the name is first used."""
 
@@ -87,8 +103,17 @@ __all__ = [  # noqa: RUF022 (in the order of their modules)
     "WorldPlayEnv",
     "ImageError",
     "read_image",
+    "Goal",
+    "Reach",
+    "RewardError",
+    "Transition",
+    "cover_ground",
+    "reach_pose",
+    "reach_view",
     "choose_start",
     "roll_out",
+    "VectorSnapshot",
+    "WorldPlayVectorEnv",
     "FilmWriter",
     "save_picture",
     "tile",
@@ -100,6 +125,9 @@ __all__ = [  # noqa: RUF022 (in the order of their modules)
     "World",
     "WorldError",
     "load",
+    "FrameByFrame",
+    "RecordChunks",
+    "RecordVectorChunks",
 ]
 
 
@@ -113,10 +141,19 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+_ENV, _VECTOR_ENV = "worldplay_env.env:WorldPlayEnv", "worldplay_env.vector:WorldPlayVectorEnv"
 for _id, _world in (("Tiny", "tiny"), ("Wan5B", "wan-5b"), ("Testcard", "testcard"), ("Scene", "scene")):
     gymnasium.register(
         id=f"WorldPlay/{_id}-v0",
-        entry_point="worldplay_env.env:WorldPlayEnv",
+        entry_point=_ENV,
+        vector_entry_point=_VECTOR_ENV,
         max_episode_steps=60,
         kwargs={"world": _world},
     )
+gymnasium.register(
+    id="WorldPlay/Reach-v0",
+    entry_point=_ENV,
+    vector_entry_point=_VECTOR_ENV,
+    max_episode_steps=12,  # three times as many as the farthest goal is away
+    kwargs={"world": "tiny", "task": "reach", "observation": "last"},
+)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -17,33 +16,29 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 
 from worldplay_env.control.actions import NUM_ACTIONS
+from worldplay_env.episodes import Episode, Stage, split, stack
 from worldplay_env.image import ImageSource
-from worldplay_env.observation import View, chunk_info, start_info
-from worldplay_env.starts import Starts, StartSource, find_starts, read_start
+from worldplay_env.observation import View
+from worldplay_env.reach import Goal, Reach
+from worldplay_env.resets import NOT_GIVEN, draw_start
+from worldplay_env.rewards import Reward
+from worldplay_env.starts import Starts, StartSource, find_starts
 from worldplay_env.window import Window
 from worldplay_env.world import (
-    CHUNK_FRAMES,
     CHUNK_LATENTS,
-    FIRST_CHUNK_FRAMES,
-    Control,
     Rollout,
-    Start,
     World,
-    WorldSpec,
-    check_fork,
     check_prompt,
-    describe,
-    load,
+    promise,
 )
 
-Reward = Callable[[np.ndarray, Any, dict[str, Any]], float]
-"""A reward function: (observation, action, info) of a step -> its reward."""
+if TYPE_CHECKING:
+    pass
 
 RENDER_MODES = ("rgb_array", "rgb_array_list", "human")
 ACTIONS = ("chunk", "latent")
 """One action for a chunk, or one for each of its latent frames."""
 RESET_OPTIONS = ("image", "prompt")
-_NOT_GIVEN: Any = object()
 
 
 class InvalidAction(gymnasium.error.InvalidAction, ValueError):  # noqa: N818 (Gymnasium's name)
@@ -54,13 +49,11 @@ class InvalidAction(gymnasium.error.InvalidAction, ValueError):  # noqa: N818 (G
 class Snapshot:
     """A moment of an episode, to come back to with `WorldPlayEnv.restore`, any number of times; copies no tensor."""
 
-    rollout: Rollout
+    episode: Episode
     world: World
-    frame: int
-    last_frame: np.ndarray | None
 
 
-class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
+class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
     """A video world that goes on from a picture as the camera in it is moved.
 
     Description:
@@ -93,20 +86,34 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         float32 `(channels, 4, rows, columns)`, without running the decoder (unless a render mode needs it); `reset`
         repeats the start's.
 
+        `every=4` shows every fourth frame of a chunk, counted back from the newest: `(4, H, W, 3)`. `size` scales
+        frames, `channel_first=True` makes them `(3, H, W)`; both on the device.
+
     Info:
         The same keys at `reset` and `step`; nothing in it differs between two equal runs (timings of the newest step,
         in seconds by part, are in `env.unwrapped.timings`).
 
-        - `poses`: float64 (4, 4, 4), camera-to-world matrices of the chunk's latent frames (the start's, at reset).
-        - `labels`: int64 (4,), their actions; 0 for the start.
+        - `poses`: float64 (4, 4, 4), true camera-to-world matrices of the chunk's latent frames (the start's, at
+          reset): in a world with walls, where the camera went and not where it was sent.
+        - `labels`: int64 (4,), the actions asked for; 0 for the start.
         - `memory`: int64 (16,), the past latent frames that the chunk was made from, -1 where there is none.
         - `step`: steps of the episode so far.
         - `frame`: frames made in the episode so far.
-        - `new_frames`: how many frames at the end of a chunk observation are new: 16, or 13 in the first step.
+        - `new_frames`: how many frames at the end of a chunk observation are new: 16, or 13 in the first step; with
+          `every`, of those shown.
 
     Reward and end of an episode:
-        The reward is 0 unless `reward` or a wrapper gives one. The env never terminates; the registered ids truncate
-        after 60 steps.
+        The reward is 0 unless `reward`, `task` or a wrapper gives one. Without a task the env never terminates; the
+        registered ids truncate after 60 steps.
+
+    Task:
+        With `task="reach"` each episode has a goal: where 2 to 4 held actions, drawn with `np_random`, lead to from
+        its start. The observation is then `Dict(observation=..., goal=...)`, the goal shown as one more frame, or as
+        a latent frame `(channels, 1, rows, columns)`; where the goal is, is not in it. A step that ends within 0.25
+        units and 10 degrees of the goal's true pose is a success: it terminates the episode. The reward is the
+        progress made, in world units and radians, and 1 for success; with `task={"reward": "sparse"}` the 1 alone.
+        `reach.Reach` lists what else can be set. `info` has two keys more: `success`, a bool, and `goal_pose`,
+        float64 (4, 4). `WorldPlay/Reach-v0` truncates after 12 steps.
 
     Starts:
         A bare `reset` draws one of `starts` and the rollout's seed with `np_random`. `reset(options={"image": ...,
@@ -130,14 +137,19 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         observation: "chunk", "last" or "latent".
         actions: "chunk" or "latent".
         size: Height and width of frames in observations and renderings, scaled on the device; by default the world's.
+        every: A chunk is shown by every so many of its frames: 1, 2, 4, 8 or 16.
+        channel_first: Whether observed frames are (3, H, W).
         render_mode: None, "rgb_array", "rgb_array_list" or "human".
         accept_license: Agree to the licence of weights that are downloaded.
         revision: The hub's commit or tag of weights that are downloaded.
         weights: "random" for seeded random parameters; by default the world's own.
-        reward: Gives a step's reward from (observation, action, info); where it raises, the step has not happened.
+        reward: Gives a step's reward from a `rewards.Transition`, in place of the task's if there is one. Where it
+            raises, or gives something else than one finite number, the step has not happened.
+        task: None, "reach", a mapping of the fields of `reach.Reach`, or a `Reach`.
 
     Raises:
-        ValueError: An unknown world, observation, kind of actions or render mode; the message lists the known ones.
+        ValueError: An unknown world, observation, kind of actions, render mode or task; the message lists the known
+            ones.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 16}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -151,11 +163,14 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         observation: str = "chunk",
         actions: str = "chunk",
         size: Sequence[int] | None = None,
+        every: int = 1,
+        channel_first: bool = False,
         render_mode: str | None = None,
         accept_license: bool = False,
         revision: str | None = None,
         weights: str | None = None,
         reward: Reward | None = None,
+        task: str | Mapping[str, Any] | Reach | None = None,
     ) -> None:
         EzPickle.__init__(
             self,
@@ -166,43 +181,39 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             observation,
             actions,
             size,
+            every,
+            channel_first,
             render_mode,
             accept_license,
             revision,
             weights,
             reward,
+            task,
         )
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"unknown render mode {render_mode!r}: known are {', '.join(RENDER_MODES)}, or None")
         if actions not in ACTIONS:
             raise ValueError(f"unknown actions {actions!r}: known are {', '.join(ACTIONS)}")
-        spec: WorldSpec | World
-        if isinstance(world, str | Path):
-            spec = describe(world)
-            settings = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}
-            self._load: Callable[[], World] = functools.partial(
-                load, world, accept_license=accept_license, **settings
-            )
-        else:
-            spec = _check_world(world, device=device, dtype=dtype, weights=weights, revision=revision)
-            self._load = lambda: world
-        self._world: World | None = None
+        settings = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}
+        spec, load = promise(world, **settings, accept_license=accept_license)
         self.render_mode = render_mode
         self.metadata = {**type(self).metadata, "render_fps": spec.fps}
-        self._view = View.of(observation, spec, size, all_frames=render_mode in ("rgb_array_list", "human"))
-        self._decode = observation != "latent" or render_mode is not None
+        self._stage = Stage(
+            load,
+            View.of(observation, spec, size, every=every, channel_first=channel_first),
+            task=Reach.of(task),
+            reward=reward,
+            pictures=None if render_mode is None else "newest" if render_mode == "rgb_array" else "all",
+        )
         self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts)
-        self._reward = reward
-        self.observation_space = self._view.space
+        self.observation_space = self._stage.space
         self.action_space = (
             spaces.Discrete(NUM_ACTIONS)
             if actions == "chunk"
             else spaces.MultiDiscrete([NUM_ACTIONS] * CHUNK_LATENTS)
         )
         self._window = Window(f"WorldPlay: {getattr(world, 'name', world)}", spec.fps)
-        self._rollout: Rollout | None = None
-        self._frame = 0
-        self._last_frame: np.ndarray | None = None
+        self._episode: Episode | None = None
         self._unrendered: list[np.ndarray] = []
         self.timings: dict[str, float] = {}
         """Seconds by part of the newest step ("host": fetching and arranging the frames); empty after a reset."""
@@ -210,9 +221,7 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
     @property
     def world(self) -> World:
         """The world, which is loaded when it is first asked for: by `reset`, or by this."""
-        if self._world is None:
-            self._world = self._load()
-        return self._world
+        return self._stage.world
 
     @property
     def weights(self) -> str:
@@ -222,18 +231,26 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
     @property
     def rollout(self) -> Rollout:
         """The running episode's rollout; raises ResetNeeded if there is none. A step replaces it."""
-        if self._rollout is None:
-            raise ResetNeeded("no episode is running: call reset() first")
-        return self._rollout
+        return self._running().rollout
+
+    @property
+    def task(self) -> Reach | None:
+        """The task, if the env has one."""
+        return self._stage.task
+
+    @property
+    def goal(self) -> Goal | None:
+        """The running episode's goal, if the env has a task."""
+        return None if self._episode is None else self._episode.goal
 
     def reset(  # Gymnasium's two arguments, and the start in front of them
         self,
-        image: ImageSource | None = _NOT_GIVEN,
-        prompt: str = _NOT_GIVEN,
+        image: ImageSource | None = NOT_GIVEN,
+        prompt: str = NOT_GIVEN,
         *,
         seed: int | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; see "Starts" above.
 
         Args:
@@ -248,57 +265,44 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             RuntimeError: The process was forked after CUDA was used. Whatever is raised, the env is as it was.
         """
         image, prompt = _merge_options(image, prompt, options)
-        start = None if image is _NOT_GIVEN else read_start(image, "" if prompt is _NOT_GIVEN else prompt)
-        world = self.world
-        check_fork(world.device)
+        if self._starts is None:
+            self._starts = find_starts()
         generator = copy.deepcopy((self._np_random, self._np_random_seed))
         try:
             super().reset(seed=seed)
-            rollout_seed = int(self.np_random.integers(2**63))
-            rollout = world.start(start or self._draw_start(prompt), rollout_seed)
-            observation, info = self._view.of_start(rollout), start_info(rollout)
-            picture = self._view.picture(rollout) if self.render_mode else None
+            drawn = draw_start(image, prompt, self._starts, self.np_random)
+            [(episode, info)] = self._stage.begin([drawn], [self.np_random])
         except BaseException:
             self._np_random, self._np_random_seed = generator
             raise
-        self._rollout, self._frame = rollout, 0
-        self.timings = {}
+        self._episode, self.timings = episode, {}
         self._unrendered.clear()
-        if picture is not None:
-            self._show(picture[None])
-        return observation, info
+        self._show()
+        return _copy(episode.observation), info
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Make the next chunk.
 
         Args:
             action: A whole number 0..80; with `actions="latent"`, four of them.
 
         Returns:
-            Observation, reward, False (never terminated), False (truncated by a time limit alone) and info.
+            Observation, reward, whether the task's goal is reached, False (truncated by a time limit alone) and info.
 
         Raises:
             ResetNeeded: No episode is running.
             InvalidAction: An action of another type, shape or range.
-            WorldError: The world could not make the chunk. Whatever is raised, the env is as it was.
+            WorldError: The world could not make the chunk.
+            RewardError: The reward function could not judge it. Whatever is raised, the env is as it was.
         """
-        rollout = self.rollout.fork()  # shares every tensor; what goes wrong below leaves the episode's own untouched
-        first = rollout.chunks == 0
-        control = Control.of_labels(rollout.pose, self._labels(action), first=first)
-        [chunk] = self.world.step([rollout], [control], decode=self._decode)
-
-        began = time.perf_counter()
-        frames = self._view.frames(chunk) if self._decode else None
-        observation = self._view.of_chunk(rollout, chunk, frames)
-        new_frames = FIRST_CHUNK_FRAMES if first else CHUNK_FRAMES
-        info = chunk_info(control, chunk, rollout.chunks, new_frames, self._frame + new_frames)
-        timings = {**chunk.timings, "host": time.perf_counter() - began}
-        reward = 0.0 if self._reward is None else float(self._reward(observation, action, info))
-
-        self._rollout, self._frame, self.timings = rollout, self._frame + new_frames, timings
-        if self.render_mode is not None and frames is not None:
-            self._show(frames)
-        return observation, reward, False, False, info
+        began, self._stage.world_seconds = time.perf_counter(), 0.0
+        episode, labels = self._running(), check_action(action, self.action_space.shape or ())
+        stepped = self._stage.advance([episode], labels[None])
+        [self._episode], [info] = stepped.episodes, stepped.infos
+        host = time.perf_counter() - began - self._stage.world_seconds
+        self.timings = {**stepped.timings[0], "host": host}
+        self._show()
+        return _copy(self._episode.observation), float(stepped.rewards[0]), bool(stepped.successes[0]), False, info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:  # type: ignore[override]
         """Return the newest frame, all frames since the last call, or None, by the render mode."""
@@ -307,10 +311,9 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
                 f"render() does nothing without a render mode: make the env with one of {', '.join(RENDER_MODES)}"
             )
             return None
-        if self._last_frame is None:
-            raise ResetNeeded("there is nothing to render yet: call reset() first")
-        if self.render_mode == "rgb_array":
-            return self._last_frame.copy()
+        pictures = self._running().pictures
+        if self.render_mode == "rgb_array" and pictures is not None:
+            return pictures[-1].copy()
         if self.render_mode == "rgb_array_list":
             frames, self._unrendered = self._unrendered, []
             return frames
@@ -323,27 +326,21 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
 
         It holds neither `np_random` nor what wrappers count (a time limit goes on).
         """
-        return Snapshot(self.rollout.fork(), self.world, self._frame, self._last_frame)
+        return Snapshot(self._running().fork(), self.world)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a moment of this episode or another of the same world; the same steps give the same frames.
 
         Raises:
             TypeError: It is no snapshot.
-            ValueError: It was taken in another world.
+            ValueError: It was taken in another world, or in an env whose goals this one cannot show.
         """
         if not isinstance(snapshot, Snapshot):
             raise TypeError(f"restore takes what snapshot() returned, got {type(snapshot).__name__}")
         if snapshot.world is not self.world:
             raise ValueError(f"the snapshot is of another world ({snapshot.world.name}) than this env's")
-        self._rollout, self._frame = snapshot.rollout.fork(), snapshot.frame
-        self._last_frame = snapshot.last_frame
-        if self.render_mode is not None:
-            # An env that shows nothing keeps no frame: then the start is the newest picture that there is.
-            newest = self._rollout.picture if self._last_frame is None else self._last_frame
-            self._last_frame = self._view.fit(newest)
+        self._episode, self.timings = self._stage.adopt(snapshot.episode), {}
         self._unrendered.clear()
-        self.timings = {}
 
     def set_prompt(self, prompt: str) -> None:
         """Change the prompt for the chunks to come, without a new episode.
@@ -357,56 +354,53 @@ class WorldPlayEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
     def close(self) -> None:
         """Let go of the episode, the window and the world, which other envs may go on using; twice is no error."""
         self._window.close()
-        self._rollout = self._last_frame = self._world = None
+        self._episode = None
+        self._stage.release()
         self._unrendered.clear()
 
-    def _draw_start(self, prompt: str) -> Start:
-        if self._starts is None:
-            self._starts = find_starts()
-        image, own_prompt = self._starts[int(self.np_random.integers(len(self._starts)))]
-        return read_start(image, own_prompt if prompt is _NOT_GIVEN else prompt)
+    def _running(self) -> Episode:
+        if self._episode is None:
+            raise ResetNeeded("no episode is running: call reset() first")
+        return self._episode
 
-    def _labels(self, action: Any) -> np.ndarray:
-        """Return the four labels of an action, int64 [4]."""
-        shape = self.action_space.shape
-        expected = "a whole number" if shape == () else f"{CHUNK_LATENTS} whole numbers"
-        error = InvalidAction(f"an action is {expected} 0..{NUM_ACTIONS - 1}, got {action!r}")
-        try:
-            labels = np.asarray(action)
-        except (TypeError, ValueError) as ragged:
-            raise error from ragged
-        if labels.dtype.kind not in "iu" or labels.shape != shape or labels.min() < 0 or labels.max() >= NUM_ACTIONS:
-            raise error
-        return np.broadcast_to(labels, CHUNK_LATENTS).astype(np.int64)
-
-    def _show(self, frames: np.ndarray) -> None:
-        """Keep or play new frames, uint8 [N, height, width, 3], as the render mode asks."""
-        self._last_frame = frames[-1].copy()
-        if self.render_mode == "rgb_array_list":
-            self._unrendered.extend(frame.copy() for frame in frames)
-        elif self.render_mode == "human":
-            self._window.play(frames)
+    def _show(self) -> None:
+        """Keep or play the new frames, as the render mode asks."""
+        pictures = self._running().pictures
+        if pictures is not None and self.render_mode == "rgb_array_list":
+            self._unrendered.extend(picture.copy() for picture in pictures)
+        elif pictures is not None and self.render_mode == "human":
+            self._window.play(pictures)
 
 
-def _check_world(world: Any, **settings: str | None) -> World:
-    if not (callable(getattr(world, "start", None)) and callable(getattr(world, "step", None))):
-        raise TypeError(f"world must be a name, a folder or a World, got {type(world).__name__}: {world!r}")
-    if given := [name for name, value in settings.items() if value is not None]:
-        raise ValueError(f"{', '.join(given)} cannot be set for a world that is loaded already: give it to load()")
-    return world
+def check_action(action: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the labels of an action, or of a batch of them, as int64 of a given shape; raises InvalidAction."""
+    expected = " x ".join(map(str, shape)) + " whole numbers" if shape else "a whole number"
+    error = InvalidAction(f"an action is {expected} 0..{NUM_ACTIONS - 1}, got {action!r}")
+    try:
+        labels = np.asarray(action)
+    except (TypeError, ValueError) as ragged:
+        raise error from ragged
+    if labels.dtype.kind not in "iu" or labels.shape != shape or labels.min() < 0 or labels.max() >= NUM_ACTIONS:
+        raise error
+    return labels.astype(np.int64)
+
+
+def _copy(observation: Any) -> Any:
+    """Return an observation of one's own."""
+    return split(stack([observation]))[0]
 
 
 def _merge_options(image: Any, prompt: Any, options: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """Return the image and the prompt of a reset, `_NOT_GIVEN` where neither way gives one."""
+    """Return the image and the prompt of a reset, `NOT_GIVEN` where neither way gives one."""
     if options is not None and not isinstance(options, Mapping):
         raise TypeError(f"reset's options must be a dict, got {type(options).__name__}: {options!r}")
     options = options or {}
     if unknown := [name for name in options if name not in RESET_OPTIONS]:
         raise ValueError(f"unknown reset option {unknown[0]!r}: known are {', '.join(RESET_OPTIONS)}")
     given = {"image": image, "prompt": prompt}
-    if twice := [name for name in RESET_OPTIONS if name in options and given[name] is not _NOT_GIVEN]:
+    if twice := [name for name in RESET_OPTIONS if name in options and given[name] is not NOT_GIVEN]:
         raise ValueError(f"reset was given the {twice[0]} twice, as an argument and in its options")
     merged = {**given, **options}
-    if merged["prompt"] is not _NOT_GIVEN:
+    if merged["prompt"] is not NOT_GIVEN:
         check_prompt(merged["prompt"])
     return merged["image"], merged["prompt"]

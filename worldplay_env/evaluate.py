@@ -2,13 +2,16 @@
 
 It rolls a world out along fixed paths through scenes that were never trained on, and writes a table (printed, and as
 JSON), strips of truth and dream, and the quality against time. How everything is measured: `evaluation/scene.py`.
+With `--workers` the scenes are spread over processes or machines.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,15 +22,16 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from worldplay_env.distributed import WorkerLost, Workers, open_workers
 from worldplay_env.evaluation.films import chunk_seconds
 from worldplay_env.evaluation.pictures import curves, strip
 from worldplay_env.evaluation.scene import TURN, evaluate_scenes
 from worldplay_env.evaluation.table import Row, as_text, course_of, rows_of
 from worldplay_env.evaluation.truth import Truth
-from worldplay_env.record import versions, write_json
+from worldplay_env.record import versions, world_facts, write_json
 from worldplay_env.scenes.build import HELD_OUT_SEED
 from worldplay_env.video import save_picture
-from worldplay_env.world import World, WorldError, load
+from worldplay_env.world import WORLDS, World, WorldError, load
 
 ALL_ACTIONS_SCENES = 8
 """Scenes that all 81 actions are told apart in."""
@@ -63,10 +67,48 @@ class Args:
     """"random" for seeded random parameters, without a download. By default the world's own."""
     accept_license: bool = False
     """Agree to the licence of weights that have to be downloaded."""
+    workers: int | None = None
+    """Processes, each with a world of its own, that groups of --batch scenes are spread over; needs Ray. The figures
+    do not depend on how many they are. By default this process alone."""
+    threads: int | None = None
+    """CPU threads of each worker: 1 by default. Without --workers, as many as torch likes."""
+    address: str | None = None
+    """A running Ray cluster for the workers, such as "auto" or HOST:6379. By default they are on this machine."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scenes that are evaluated together, by one worker.
+
+    Who shares a batch changes figures in the last bits, so groups are the same for any number of workers.
+    """
+
+    seeds: tuple[int, ...]
+    all_actions: bool
+    drift: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a table says of the world, and of where it ran."""
+
+    world: dict[str, Any]
+    fps: int
+    versions: dict[str, str]
+
+
+def facts_of(workers: Workers[World]) -> Facts:
+    """Return what is known of the world that workers hold, which is loaded now.
+
+    Raises:
+        Exception: Whatever loading the world raised.
+    """
+    [(_, facts)] = workers.stream(_facts, [0])
+    return facts
 
 
 def evaluate(
-    world: World,
+    workers: Workers[World],
     seeds: Sequence[int],
     out: Path,
     *,
@@ -77,7 +119,7 @@ def evaluate(
     """Measure a world in scenes and write its pictures.
 
     Args:
-        world: Of any kind.
+        workers: Hold the world, of any kind (`distributed.open_workers`).
         seeds: Of the scenes.
         out: The folder for `curve.png` and `strips/SEED-short.png` and `SEED-long.png`.
         batch: Rollouts stepped together, and scenes evaluated together.
@@ -88,39 +130,54 @@ def evaluate(
         The table, and the same with every scene's figures as plain values.
     """
     began = time.perf_counter()
-
-    def show(seed: int, part: str, truth: Tensor, film: Tensor) -> None:
-        save_picture(strip(truth, film, world.fps), out / "strips" / f"{seed}-{part}.png")
-
-    results: list[dict[str, Any]] = []
+    facts = facts_of(workers)
+    wandered = len(seeds) if drift is None else drift
+    groups = [
+        Group(tuple(seeds[index] for index in group), group[0] < all_actions, group[0] < wandered)
+        for group in _groups(len(seeds), batch, all_actions, wandered)
+    ]
+    found: dict[Group, list[dict[str, Any]]] = {}
     with tqdm(total=len(seeds), desc="evaluating", unit="scene") as progress:
-        for group in _groups(len(seeds), batch, all_actions, len(seeds) if drift is None else drift):
-            some = [seeds[index] for index in group]
-            first = group[0]
-            results += evaluate_scenes(
-                world,
-                some,
-                batch=batch,
-                all_actions=first < all_actions,
-                drift=drift is None or first < drift,
-                show=show,
-            )
-            progress.update(len(some))
-    seconds = chunk_seconds(world, Truth(seeds[0], world.image_size, world.device))
-    rows = rows_of(results, seconds, world.device.type == "cpu")
+        for group, (figures, strips) in workers.stream(functools.partial(_measure, batch=batch), groups):
+            found[group] = figures
+            for name, picture in strips.items():
+                save_picture(picture, out / "strips" / f"{name}.png")
+            progress.update(len(group.seeds))
+    results = [result for group in groups for result in found[group]]
+    [(_, seconds)] = workers.stream(_time, seeds[:1])  # by itself: nothing else runs by now
+    rows = rows_of(results, seconds, facts.world["device"] == "cpu")
     courses = {measure: course_of(results, measure) for measure in ("psnr", "ssim")}
-    save_picture(_chart(courses, world.fps), out / "curve.png")
+    save_picture(_chart(courses, facts.fps), out / "curve.png")
     for result in results:
         del result["long"]["curve"]
     record = {
-        "world": {"name": world.name, "weights": world.weights, "image_size": world.image_size},
+        "world": facts.world,
         "seconds": time.perf_counter() - began,
         "rows": [asdict(row) for row in rows],
         "curve": courses,
         "scenes": results,
-        "versions": versions(world.device),
+        "versions": facts.versions,
     }
     return rows, record
+
+
+def _facts(world: World, _: int) -> Facts:
+    return Facts(world_facts(world), world.fps, versions(world.device))
+
+
+def _measure(world: World, group: Group, batch: int) -> tuple[list[dict[str, Any]], dict[str, Image.Image]]:
+    """Return the figures of each scene of a group, and strips of truth and dream by name."""
+    strips: dict[str, Image.Image] = {}
+
+    def show(seed: int, part: str, truth: Tensor, film: Tensor) -> None:
+        strips[f"{seed}-{part}"] = strip(truth, film, world.fps)
+
+    options = {"all_actions": group.all_actions, "drift": group.drift}
+    return evaluate_scenes(world, group.seeds, batch=batch, show=show, **options), strips
+
+
+def _time(world: World, seed: int) -> float:
+    return chunk_seconds(world, Truth(seed, world.image_size, world.device))
 
 
 def _chart(courses: dict[str, dict[str, list[float | None]]], fps: float) -> Image.Image:
@@ -166,36 +223,46 @@ def read_seeds(text: str) -> range:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code: 0, 2 for what was asked for wrongly, 1 for what went wrong."""
     args = tyro.cli(Args, prog="python -m worldplay_env.evaluate", args=arguments)
-    try:
-        seeds = read_seeds(args.seeds)
-        if args.batch < 1:
-            raise ValueError(f"--batch must be 1 or more, got {args.batch}")
-        world = load(
-            args.world,
-            device=args.device,
-            dtype=args.dtype,
-            weights=args.weights,
-            accept_license=args.accept_license,
-        )
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    out = args.out or Path("outputs") / f"evaluation-{world.name}"
-    scenes = {"all_actions": 1, "drift": 1} if args.quick else {}
-    try:
-        rows, record = evaluate(world, seeds[:QUICK_SCENES] if args.quick else seeds, out, batch=args.batch, **scenes)
-    except WorldError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    with ExitStack() as stack:
+        try:
+            seeds = read_seeds(args.seeds)
+            if args.batch < 1:
+                raise ValueError(f"--batch must be 1 or more, got {args.batch}")
+            workers = stack.enter_context(_open(args))
+            facts = facts_of(workers)
+        except (ValueError, OSError, RuntimeError) as error:
+            return _fail(error, 2)
+        name = facts.world["name"]
+        out = args.out or Path("outputs") / f"evaluation-{name}"
+        some = seeds[:QUICK_SCENES] if args.quick else seeds
+        scenes = {"all_actions": 1, "drift": 1} if args.quick else {}
+        try:
+            rows, record = evaluate(workers, some, out, batch=args.batch, **scenes)
+        except (WorldError, WorkerLost) as error:
+            return _fail(error, 1)
     write_json(out / "evaluation.json", {"settings": asdict(args), **record})
-    version = record["versions"]
     print(
-        f"{world.name} ({world.weights} weights), {len(record['scenes'])} scenes from {seeds[0]}, "
-        f"{record['seconds']:.0f} s on {version['device']} ({world.device}), torch {version['torch']}\n"
+        f"{name} ({facts.world['weights']} weights), {len(record['scenes'])} scenes from {seeds[0]}, "
+        f"{record['seconds']:.0f} s on {facts.versions['device']} ({facts.world['device']}), "
+        f"torch {facts.versions['torch']}\n"
     )
     print(as_text(rows))
     print(f"\n{out / 'evaluation.json'}, {out / 'curve.png'}, {out / 'strips'}")
     return 0
+
+
+def _open(args: Args) -> AbstractContextManager[Workers[World]]:
+    """Return the workers that are asked for."""
+    folder = args.world not in WORLDS and Path(args.world).is_dir()
+    name = str(Path(args.world).resolve()) if folder else args.world  # workers may have another working directory
+    settings = {"device": args.device, "dtype": args.dtype, "weights": args.weights}
+    make = functools.partial(load, name, accept_license=args.accept_license, **settings)
+    return open_workers(make, args.workers, device=args.device, threads=args.threads, address=args.address)
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

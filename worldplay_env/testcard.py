@@ -183,7 +183,7 @@ class Testcard(World):
             drawn = self._noise(rollout) if noise is None else noise[row].cpu()
             latents = self._chunk_latents(rollout, control, drawn)
             frames = self._frames(rollout, control, latents).to(self.device) if decode else None
-            chunks.append(Chunk(frames, latents.to(self.device), _memory(rollout.chunks), {}))
+            chunks.append(Chunk(frames, latents.to(self.device), control.poses, _memory(rollout.chunks), {}))
         time.sleep(max(0.0, self.seconds_per_chunk - (time.perf_counter() - began)))
         for rollout, control, chunk in zip(rollouts, controls, chunks, strict=True):
             _commit(rollout, control)
@@ -210,7 +210,7 @@ class Testcard(World):
         _commit(rollout, control)
         timings = {"render": time.perf_counter() - began}
         yield pieces[-1]
-        return Chunk(frames, latents.to(self.device), memory, timings)
+        return Chunk(frames, latents.to(self.device), control.poses, memory, timings)
 
     def load_rollout(self, path: str | Path) -> TestcardRollout:
         """Read a rollout that `TestcardRollout.save` wrote.

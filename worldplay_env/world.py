@@ -7,11 +7,12 @@ Nothing here needs torch until a world is loaded.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import threading
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -129,12 +130,15 @@ class Chunk:
     Attributes:
         frames: uint8 [13 or 16, height, width, 3] on the world's device, in playing order; None if not decoded.
         latents: float32 [channels, 4, rows, columns] normalised latents; None for a world that has none.
+        poses: float64 [4, 4, 4], the camera-to-world matrices that the latent frames were really made from: the
+            control's, or in a world with walls where the camera truly went.
         memory: int64 [K] sorted indices of the past latent frames the chunk was made from (K = 0, 4, 8, 12 or 16).
         timings: seconds by part ("select", "prefill", "denoise", "decode", ...), of the call that made it.
     """
 
     frames: torch.Tensor | None
     latents: torch.Tensor | None
+    poses: np.ndarray
     memory: np.ndarray
     timings: dict[str, float]
 
@@ -282,6 +286,26 @@ def _module(name: str) -> Any:
     if name in WORLDS or Path(name).is_dir():
         return importlib.import_module("worldplay_env.dream")
     raise ValueError(f"unknown world {name!r}: known are {', '.join(WORLDS)}, or a folder of weights")
+
+
+def promise(world: str | Path | World, **settings: Any) -> tuple[WorldSpec | World, Callable[[], World]]:
+    """Return what is known of a world before it is loaded, and what loads it when it is called.
+
+    Args:
+        world: What `load` takes, or a world that is loaded already.
+        settings: Arguments of `load`; None where nothing is asked for.
+
+    Raises:
+        ValueError: An unknown name, or a setting for a world that is loaded already.
+        TypeError: No world at all.
+    """
+    if isinstance(world, str | Path):
+        return describe(world), functools.partial(load, world, **settings)
+    if not (callable(getattr(world, "start", None)) and callable(getattr(world, "step", None))):
+        raise TypeError(f"world must be a name, a folder or a World, got {type(world).__name__}: {world!r}")
+    if given := [name for name, value in settings.items() if value is not None and name != "accept_license"]:
+        raise ValueError(f"{', '.join(given)} cannot be set for a world that is loaded already: give it to load()")
+    return world, lambda: world
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

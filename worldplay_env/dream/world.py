@@ -234,7 +234,7 @@ class DreamWorld(World):
                         raise WorldError("the rollout was stepped while its frames were streamed")
                     rollout.commit(dreamt.past[0], state)
             yield parts[-1]
-        return Chunk(torch.cat(parts), dreamt.latents[0].clone(), dreamt.memory[0], timings)
+        return Chunk(torch.cat(parts), dreamt.latents[0].clone(), control.poses, dreamt.memory[0], timings)
 
     def _step_group(
         self, rollouts: list[DreamRollout], controls: list[Control], noise: Tensor | None, decode: bool
@@ -255,7 +255,7 @@ class DreamWorld(World):
         watch.lap("check")
         timings = watch.seconds()
         return [
-            _Made(Chunk(images, past.latents.clone(), chosen, dict(timings)), past, state)
+            _Made(Chunk(images, past.latents.clone(), past.control.poses, chosen, dict(timings)), past, state)
             for images, chosen, past, state in zip(frames, dreamt.memory, dreamt.past, states, strict=True)
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -91,13 +92,13 @@ def reconstruct(autoencoder: Autoencoder, film: Tensor) -> Tensor:
 def chunk_seconds(world: World, truth: Truth) -> float:
     """Return the median seconds of making and fetching one chunk of one rollout whose memory is full.
 
-    On a CPU, with `CORES` threads at most.
+    On a CPU, with `CORES` threads, if there are as many, whatever else is computed with.
     """
     controls = out_and_back(truth.scene).controls()
     rollout = truth.begin(world)
     full = MEMORY // CLIP + 1
     threads, seconds = torch.get_num_threads(), []
-    torch.set_num_threads(min(threads, CORES))
+    torch.set_num_threads(min(os.cpu_count() or 1, CORES))
     try:
         for number, control in enumerate(controls[: full + 6]):
             began = time.perf_counter()

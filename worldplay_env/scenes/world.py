@@ -188,7 +188,10 @@ class SceneWorld(World):
         for rollout, way in zip(rollouts, ways, strict=True):
             _commit(rollout, way)
         timings = {"walk": walked - began, "render": time.perf_counter() - walked}
-        return [Chunk(video, None, np.empty(0, dtype=np.int64), dict(timings)) for video in frames]
+        return [
+            Chunk(video, None, way.poses.copy(), np.empty(0, dtype=np.int64), dict(timings))
+            for video, way in zip(frames, ways, strict=True)
+        ]
 
     def stream(self, rollout: SceneRollout, control: Control) -> Generator[torch.Tensor, None, Chunk]:
         """Make one chunk and yield its frames one latent frame at a time; see `World.stream`."""
@@ -210,7 +213,7 @@ class SceneWorld(World):
                     )
                 _commit(rollout, way)
             yield piece
-        return Chunk(torch.cat(pieces), None, np.empty(0, dtype=np.int64), {"render": seconds})
+        return Chunk(torch.cat(pieces), None, way.poses.copy(), np.empty(0, dtype=np.int64), {"render": seconds})
 
     def load_rollout(self, path: str | Path) -> SceneRollout:
         """Read a rollout that `SceneRollout.save` wrote.
