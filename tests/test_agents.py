@@ -1,20 +1,30 @@
-"""The random and the scripted agent: what they do, and that their files run as they stand."""
+"""The agents that do not learn: what they do, and that their files run as they stand."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pygame
 import pytest
+import torch
 from films import read_film
 from scripts import load_script, run_script
+from small_world import small_world
 
 import worldplay_env
 
 RandomAgent = load_script("agents/random_agent.py").RandomAgent
 ScriptedAgent = load_script("agents/scripted.py").ScriptedAgent
+KeyboardAgent = load_script("agents/keyboard.py").KeyboardAgent
+TowardGoalAgent = load_script("agents/toward_goal.py").TowardGoalAgent
+planner = load_script("agents/planner.py")
+PlannerAgent, Search = planner.PlannerAgent, planner.Search
+PICTURES = np.random.default_rng(0).integers(0, 256, (3, 12, 20, 3), dtype=np.uint8)
 
 
 def make(actions: str = "chunk") -> gym.Env[Any, Any]:
@@ -88,6 +98,267 @@ def test_a_pose_string_that_the_env_cannot_follow_is_refused(pose_string: str, m
         ScriptedAgent(make("chunk"), pose_string)
 
 
+# ---- a person
+
+
+@pytest.fixture
+def keyboard() -> Iterator[Callable[..., Any]]:
+    """Make keyboard agents, and have no window or key left afterwards."""
+    agents = []
+
+    def made(env: gym.Env[Any, Any]) -> Any:
+        agents.append(KeyboardAgent(env))
+        return agents[-1]
+
+    yield made
+    for agent in agents:
+        agent.close()
+    pygame.display.quit()
+
+
+def press(*keys: int) -> None:
+    for key in keys:
+        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
+
+
+@pytest.mark.parametrize(
+    ("keys", "label"),
+    [
+        ((pygame.K_w,), 9),
+        ((pygame.K_w, pygame.K_RIGHT), 10),
+        ((pygame.K_a, pygame.K_d, pygame.K_UP), 3),
+        ((pygame.K_p,), 0),
+        ((), 0),
+    ],
+)
+def test_keys_tapped_since_the_last_step_are_the_action(
+    keys: tuple[int, ...], label: int, keyboard: Callable[..., Any]
+) -> None:
+    env = make()
+    agent = keyboard(env)
+    obs, info = env.reset(seed=0)
+    assert agent.act(obs, info) == 0
+    press(*keys)
+
+    action = agent.act(obs, info)
+
+    assert action == label
+    assert env.action_space.contains(action)
+    assert agent.act(obs, info) == 0  # a tap counts once
+
+
+def test_keys_that_are_held_count_in_every_step(
+    keyboard: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = make("latent")
+    agent = keyboard(env)
+    obs, info = env.reset(seed=0)
+    monkeypatch.setattr(pygame.key, "get_pressed", lambda: defaultdict(bool, {pygame.K_s: True}))
+    for _ in range(2):
+        np.testing.assert_array_equal(agent.act(obs, info), [18, 18, 18, 18])
+
+
+@pytest.mark.parametrize("event", [{"type": pygame.QUIT}, {"type": pygame.KEYDOWN, "key": pygame.K_ESCAPE}])
+def test_a_person_who_leaves_stands_still_from_then_on(event: dict[str, int], keyboard: Callable[..., Any]) -> None:
+    env = make()
+    agent = keyboard(env)
+    obs, info = env.reset(seed=0)
+    agent.act(obs, info)
+    assert not agent.left
+    press(pygame.K_w)
+    pygame.event.post(pygame.event.Event(event.pop("type"), **event))
+    assert agent.act(obs, info) == 0
+    press(pygame.K_w)
+    assert agent.act(obs, info) == 0
+    assert agent.left
+
+
+@pytest.mark.parametrize("shown", [{}, {"observation": "last"}, {"observation": "last", "channel_first": True}])
+def test_the_window_of_its_own_shows_the_newest_picture_beside_the_goal(
+    shown: dict[str, Any], keyboard: Callable[..., Any]
+) -> None:
+    env = gym.make("WorldPlay/Testcard-v0", starts=[(PICTURES[0], "")], task="reach", **shown)
+    agent = keyboard(env)
+    obs, info = env.reset(seed=0)
+    obs, *_, info = env.step(agent.act(obs, info))
+    agent.act(obs, info)
+
+    window = pygame.surfarray.array3d(pygame.display.get_surface()).transpose(1, 0, 2)
+    scale = window.shape[0] // 96
+    assert window.shape == (96 * scale, 320 * scale, 3)
+    parts = [obs["observation"] if shown else obs["observation"][-1], obs["goal"]]
+    if "channel_first" in shown:
+        parts = [np.moveaxis(part, 0, -1) for part in parts]
+    np.testing.assert_array_equal(window[scale // 2 :: scale, scale // 2 :: scale], np.concatenate(parts, axis=1))
+
+
+def test_the_keys_are_read_from_the_window_that_the_env_plays_in(keyboard: Callable[..., Any]) -> None:
+    starts = [(None, "")]
+    env = gym.make("WorldPlay/Testcard-v0", starts=starts, render_mode="human", size=(12, 20))
+    agent = keyboard(env)
+    obs, info = env.reset(seed=0)
+    window = pygame.display.get_surface()
+    press(pygame.K_w)
+    assert agent.act(obs, info) == 9
+    assert pygame.display.get_surface() is window
+    env.close()
+    agent.act(obs, info)
+    assert agent.left
+
+
+# ---- agents that go somewhere
+
+
+def make_worlds(world: Any, count: int, **arguments: Any) -> Any:
+    pairs = [(picture, "") for picture in PICTURES]
+    options = {"starts": pairs, "autoreset_mode": "same_step", **arguments}
+    return gym.make_vec("WorldPlay/Reach-v0", num_envs=count, world=world, **options)
+
+
+def small_card() -> worldplay_env.World:
+    return worldplay_env.load("testcard", image_size=(24, 40))
+
+
+def arrivals(env: Any, agent: Any, seed: int = 0) -> np.ndarray:
+    """Return which of a vector env's first episodes come to their goals."""
+    obs, info = env.reset(seed=seed)
+    ended, success = np.zeros(env.num_envs, dtype=bool), np.zeros(env.num_envs, dtype=bool)
+    while not ended.all():
+        obs, _, terminated, truncated, info = env.step(agent.act(obs, info))
+        success |= terminated & ~ended
+        ended |= terminated | truncated
+    return success
+
+
+def test_who_is_told_the_goals_pose_comes_to_it_by_the_shortest_way() -> None:
+    card = small_card()
+    env = make_worlds(card, 16, max_episode_steps=4)
+    assert arrivals(env, TowardGoalAgent(env)).all()
+    single = gym.make("WorldPlay/Reach-v0", world=card, starts=[(PICTURES[0], "")], max_episode_steps=4)
+    agent = TowardGoalAgent(single)
+    obs, info = single.reset(seed=3)
+    terminated = truncated = False
+    while not (terminated or truncated):
+        action = agent.act(obs, info)
+        assert single.action_space.contains(action)
+        obs, _, terminated, truncated, info = single.step(action)
+    assert terminated
+
+
+def test_the_planner_finds_goals_that_chance_misses() -> None:
+    card, random = small_card(), np.random.default_rng(0)
+    near = {"task": {"chunks": (1, 2)}, "max_episode_steps": 3}
+    env = make_worlds(card, 8, **near)
+    agent = PlannerAgent(env, Search(depth=2, plans=12, rounds=2, elite=3), seed=0)
+
+    class Chance:
+        def act(self, obs: Any, info: dict[str, Any]) -> np.ndarray:
+            return random.choice(planner.WALK_AND_TURN, 32)
+
+    found, chanced = arrivals(env, agent).mean(), arrivals(make_worlds(card, 32, **near), Chance()).mean()
+
+    assert found >= 0.75
+    assert chanced < found / 2
+
+
+@pytest.mark.parametrize("observation", ["last", "chunk", "latent"])
+def test_the_planner_draws_valid_actions_by_its_seed_alone(observation: str) -> None:
+    card = small_card()
+    single = gym.make("WorldPlay/Reach-v0", world=card, starts=[(PICTURES[0], "")], observation=observation)
+    vector = make_worlds(card, 2, observation=observation)
+    search = Search(depth=2, plans=4, rounds=2, elite=2)
+    for env in (single, vector):
+        obs, info = env.reset(seed=0)
+        actions = [PlannerAgent(env, search, seed=5).act(obs, info) for _ in range(2)]
+        np.testing.assert_array_equal(*actions)
+        assert env.action_space.contains(actions[0])
+
+
+class NoText:
+    """Stands in for a text encoder."""
+
+    def token_count(self, prompt: str) -> int:
+        return 1
+
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(prompts), 5, 10)
+
+
+class Watched:
+    """A world's step, and what it was asked for."""
+
+    def __init__(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[dict[str, Any]] = []
+        step = world.step
+
+        def watched(rollouts: Any, controls: Any, **options: Any) -> Any:
+            self.calls.append({"seeds": {rollout.seed for rollout in rollouts}, "count": len(rollouts), **options})
+            return step(rollouts, controls, **options)
+
+        monkeypatch.setattr(world, "step", watched)
+
+
+def test_the_planner_searches_a_dream_in_latents_with_noise_of_its_own_and_leaves_it_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = small_world(text_encoder=NoText())
+    pair = [make_worlds(world, 2) for _ in range(2)]
+    for env in pair:
+        env.reset(seed=0)
+        obs, *_, info = env.step([9, 1])
+    watched = Watched(world, monkeypatch)
+
+    PlannerAgent(pair[1], Search(depth=2, plans=3, rounds=2, elite=1, max_batch=4)).act(obs, info)
+
+    assert {call["decode"] for call in watched.calls} == {False}
+    assert max(call["count"] for call in watched.calls) <= 4
+    assert 2 * 2 <= sum(call["count"] for call in watched.calls) <= 2 * 2 * 3 * 2
+    [seed] = set().union(*(call["seeds"] for call in watched.calls))
+    assert seed not in {rollout.seed for env in pair for rollout in env.unwrapped.rollouts}
+    plain, planned = (env.step([1, 10])[0] for env in pair)
+    np.testing.assert_array_equal(planned["observation"], plain["observation"])
+
+
+def test_the_planner_imagines_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = small_card()
+    env = gym.make("WorldPlay/Reach-v0", world=card, starts=[(PICTURES[0], "")])
+    obs, info = env.reset(seed=0)
+    watched = Watched(card, monkeypatch)
+    PlannerAgent(env, Search(labels=(9, 1), depth=2, plans=40, rounds=3)).act(obs, info)
+    assert [call["count"] for call in watched.calls] == [2, 4]  # all that two actions can lead to in two steps
+
+
+def test_the_planner_imagines_in_another_world_from_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    dream, card = small_world(text_encoder=NoText()), small_card()
+    env = gym.make("WorldPlay/Reach-v0", world=card, starts=[(PICTURES[0], "")], observation="chunk")
+    obs, info = env.reset(seed=0)
+    dreamt, carded = Watched(dream, monkeypatch), Watched(card, monkeypatch)
+
+    action = PlannerAgent(env, Search(depth=1, plans=3, rounds=1, elite=1), world=dream).act(obs, info)
+
+    assert env.action_space.contains(action)
+    assert (len(dreamt.calls), len(carded.calls)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ({"task": None}, {}, 'task="reach"'),
+        ({"channel_first": True}, {}, "channel_first"),
+        ({"observation": "latent"}, {"world": object()}, "shows latents"),
+    ],
+)
+def test_the_planner_refuses_an_env_that_it_cannot_see_the_goal_in(
+    arguments: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    env = gym.make("WorldPlay/Reach-v0", world="testcard", starts=[(None, "")], **arguments)
+    with pytest.raises(ValueError, match=message):
+        PlannerAgent(env, **options)
+
+
+# ---- their files
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "frames"),
@@ -99,3 +370,14 @@ def test_an_agents_file_runs_as_it_stands(script: str, arguments: list[str], fra
     assert result.returncode == 0, result.stderr
     assert "step 1" in result.stdout
     assert len(read_film(tmp_path / "film.mp4").frames) == frames
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["agents/planner.py", "agents/toward_goal.py"])
+def test_a_file_of_an_agent_with_a_goal_films_it_beside_the_view(script: str, tmp_path: Path) -> None:
+    arguments = ["--world", "testcard", "--steps", "1", "--out", "film.mp4"]
+    result = run_script(script, *arguments, folder=tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    assert "step 0" in result.stdout
+    assert read_film(tmp_path / "film.mp4").frames.shape == (13, 96, 320, 3)

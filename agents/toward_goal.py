@@ -1,0 +1,94 @@
+"""A scripted agent that goes straight to the goal's pose, which it is told: what skill without seeing achieves.
+
+The learning and the planning agent are measured by it: they see a picture of the goal and must find the way. It looks
+one step ahead and knows nothing of walls.
+
+    python agents/toward_goal.py --world scene
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import tyro
+
+import worldplay_env
+
+
+class TowardGoalAgent:
+    """Takes the action that leaves the least of the way to the goal's pose: world units plus radians.
+
+    Args:
+        env: An env or vector env with a task and one action a chunk.
+        labels: The actions to choose from; by default all.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
+        labels: tuple[int, ...] = tuple(range(worldplay_env.NUM_ACTIONS)),
+    ) -> None:
+        self.batched = isinstance(env.unwrapped, gym.vector.VectorEnv)
+        self.labels = np.array(labels)
+        # The first chunk has one motion less than later ones, since it begins with the start.
+        self.moves = {first: np.stack([_move(label, first) for label in labels]) for first in (True, False)}
+
+    def act(self, obs: Any, info: dict[str, Any]) -> Any:
+        """Return the next action; of a vector env's infos one for each, int64 [N]."""
+        if not self.batched:
+            return int(self._nearest(info["poses"][-1], info["goal_pose"], info["step"]))
+        rows = zip(info["poses"][:, -1], info["goal_pose"], info["step"], strict=True)
+        return np.array([self._nearest(pose, goal, step) for pose, goal, step in rows])
+
+    def _nearest(self, pose: np.ndarray, goal: np.ndarray, step: int) -> Any:
+        there = pose @ self.moves[bool(step == 0)]  # [actions, 4, 4]
+        units = np.linalg.norm(there[:, :3, 3] - goal[:3, 3], axis=1)
+        traces = np.einsum("aij, ij -> a", there[:, :3, :3], goal[:3, :3])  # of the turns that are left
+        return self.labels[np.argmin(units + np.arccos(np.clip((traces - 1) / 2, -1, 1)))]
+
+
+def _move(label: int, first: bool) -> np.ndarray:
+    """Return where an action leads to from the origin, float64 [4, 4]."""
+    held = [label] * worldplay_env.CHUNK_LATENTS
+    return worldplay_env.Control.of_labels(np.eye(4), held, first=first).poses[-1]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Go to the pose of the goal, and film it."""
+
+    world: str = "tiny"
+    """Where: a name that `worldplay_env.load` knows, or a folder of weights."""
+    steps: int = 12
+    """Chunks of a second each, unless it arrives before."""
+    seed: int = 0
+    """Of the env."""
+    out: Path = Path("outputs/toward_goal.mp4")
+    """The film to write: what is seen, and beside it the goal."""
+
+
+def main() -> None:
+    """Run one episode."""
+    args = tyro.cli(Args, description=Args.__doc__)
+    env = gym.make("WorldPlay/Reach-v0", world=args.world, observation="chunk")
+    agent = TowardGoalAgent(env)
+    obs, info = env.reset(seed=args.seed)
+    with worldplay_env.FilmWriter(args.out, env.metadata["render_fps"]) as film:
+        for step in range(args.steps):
+            action = agent.act(obs, info)
+            obs, _, terminated, truncated, info = env.step(action)
+            frames = obs["observation"][-info["new_frames"] :]
+            film.write(np.concatenate([frames, np.broadcast_to(obs["goal"], frames.shape)], axis=2))
+            print(f"step {step}: {worldplay_env.action_name(action)}{', and is there' if terminated else ''}")
+            if terminated or truncated:
+                break
+    env.close()
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
