@@ -350,10 +350,10 @@ def test_what_the_package_carries_loads_and_is_called_trained(
 ) -> None:
     (tmp_path / "tiny").mkdir()
     monkeypatch.setattr(hub, "__file__", str(tmp_path / "hub.py"))
-    assert bundled() is None
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        bundled()
     write_compact(tmp_path / "tiny")
     files = bundled()
-    assert files is not None
     assert files.revision == "trained"
     load_all(files)
 

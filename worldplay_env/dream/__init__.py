@@ -55,9 +55,9 @@ def load(
         raise ValueError(f"unknown option {', '.join(map(repr, unknown))}: a world model knows {known}")
     if weights not in (None, "random"):
         raise ValueError(f'weights must be None (the world\'s own) or "random", got {weights!r}')
+    if revision is not None and (weights == "random" or name == "tiny"):
+        raise ValueError(f"{weights or 'embedded'} weights have no revisions, got revision={revision!r}")
     files = None if weights == "random" else _files(name, revision, accept_license)
-    if files is None and revision is not None:
-        raise ValueError(f"random weights have no revisions, got revision={revision!r}")
     config = files.config if files else _config(name)
     random = checkpoint.RandomWeights()
     place = {"device": pick_device(device), "dtype": getattr(torch, dtype)}
@@ -83,8 +83,8 @@ def _config(name: str) -> WorldConfig:
     return hub.folder_config(name)
 
 
-def _files(name: str, revision: str | None, accept_license: bool) -> WeightFiles | None:
-    """Return the files of a world's own weights; None for "tiny" in a package that carries no trained ones."""
+def _files(name: str, revision: str | None, accept_license: bool) -> WeightFiles:
+    """Return the files of a world's own weights."""
     from worldplay_env.weights import hub
 
     return hub.bundled() if name == "tiny" else hub.resolve(name, revision, accept_license)

@@ -96,10 +96,9 @@ def resolve(name: str | Path, revision: str | None = None, accept_license: bool 
     return local_files(name)
 
 
-def bundled() -> WeightFiles | None:
-    """Return the trained weights of "tiny", which the package carries, or None if it carries none."""
-    folder = Path(__file__).with_name("tiny")
-    return replace(local_files(folder), revision="trained") if (folder / "config.json").exists() else None
+def bundled() -> WeightFiles:
+    """Return the trained weights of "tiny", which the package carries; raises CheckpointError if it was cut apart."""
+    return replace(local_files(Path(__file__).with_name("tiny")), revision="trained")
 
 
 def folder_config(folder: str | Path) -> WorldConfig:
