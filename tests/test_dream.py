@@ -490,3 +490,31 @@ def test_memory_is_whole_chunks_of_the_history(world: DreamWorld) -> None:
     clips = chunk.memory.reshape(-1, memory.CLIP)
     assert (clips[:, 0] % memory.CLIP == 0).all()
     assert (np.diff(clips, axis=1) == 1).all()
+
+
+def test_a_picture_that_was_started_from_lately_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = small_world()
+    encoded: list[int] = []
+    encode = world.autoencoder.encode
+    monkeypatch.setattr(world.autoencoder, "encode", lambda video: encoded.append(1) or encode(video))
+    monkeypatch.setattr("worldplay_env.dream.world.PICTURES_KEPT", 1)
+    embedding = torch.zeros(5, CONFIG.transformer.text_dim)
+    one, other = (Start(np.full((32, 48, 3), level, dtype=np.uint8)) for level in (90, 200))
+    first, again = (world.start(one, seed, prompt_embedding=embedding) for seed in (0, 1))
+    assert len(encoded) == 1
+    first.start_latent.zero_()  # a rollout's own
+    torch.testing.assert_close(world.start(one, 2, prompt_embedding=embedding).start_latent, again.start_latent)
+    assert len(encoded) == 1
+    world.start(other, 0, prompt_embedding=embedding)
+    world.start(one, 0, prompt_embedding=embedding)
+    assert len(encoded) == 3
+
+
+@pytest.mark.parametrize("name", ["small", "testcard", "scene"])
+def test_the_newest_frame_alone_is_the_last_of_all(name: str) -> None:
+    world = small_world() if name == "small" else load(name, device="cpu", image_size=(32, 48))
+    control = Control(np.tile(np.eye(4), (4, 1, 1)), np.zeros(4, np.int64))
+    rollout = begin(world, 0) if isinstance(world, DreamWorld) else world.start(Start(prompt="a room"), 0)
+    [whole] = world.step([rollout.fork()], [control])
+    [newest] = world.step([rollout], [control], decode="newest")
+    assert torch.equal(newest.frames, whole.frames[-1:])

@@ -25,6 +25,7 @@ from worldplay_env.control.actions import motion_of
 from worldplay_env.control.camera import integrate
 from worldplay_env.image import fit_image
 from worldplay_env.testcard import frame_number
+from worldplay_env.world import Decode
 
 REGISTERED = sorted(id for id in gymnasium.registry if id.startswith("WorldPlay/"))
 # Needs no download; the model takes seconds to be stepped as often as some of these tests do. The task, which steps
@@ -159,15 +160,15 @@ def test_last_shows_the_newest_frame_and_latent_the_latents() -> None:
     np.testing.assert_allclose(latents[2][0].mean(axis=(2, 3))[2], np.radians(3) * np.arange(1, 5), atol=0.05)
 
 
-@pytest.mark.parametrize(("render_mode", "decoded"), [(None, False), ("rgb_array", True)])
+@pytest.mark.parametrize(("render_mode", "decoded"), [(None, False), ("rgb_array", "newest")])
 def test_latents_are_decoded_only_to_be_rendered(
-    monkeypatch: pytest.MonkeyPatch, render_mode: str | None, decoded: bool
+    monkeypatch: pytest.MonkeyPatch, render_mode: str | None, decoded: Decode
 ) -> None:
     env = bare(observation="latent", render_mode=render_mode)
     asked = []
     step = env.world.step
 
-    def spy(*arguments: Any, decode: bool, **others: Any) -> Any:
+    def spy(*arguments: Any, decode: Decode, **others: Any) -> Any:
         asked.append(decode)
         return step(*arguments, decode=decode, **others)
 

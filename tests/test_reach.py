@@ -21,6 +21,7 @@ import worldplay_env
 from worldplay_env import Goal, Reach, Start, WorldError, WorldPlayEnv
 from worldplay_env.control.actions import motion_of
 from worldplay_env.control.camera import integrate
+from worldplay_env.world import Decode
 
 ID = "WorldPlay/Reach-v0"
 FORWARD, YAW_RIGHT, YAW_LEFT = 9, 1, 2
@@ -173,7 +174,7 @@ def test_a_goal_does_not_depend_on_the_other_worlds_of_the_draw() -> None:
 
     def draw(rows: list[int]) -> list[Goal]:
         generators = [np.random.default_rng(row) for row in rows]
-        return task.goals(world, [rollouts[row] for row in rows], generators, decode=True)
+        return task.goals(world, [rollouts[row] for row in rows], generators, pictures=True)
 
     together = draw([0, 1, 2])
     for row in range(3):
@@ -192,7 +193,7 @@ def test_latent_goals_need_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     step = env.world.step
 
-    def spy(*arguments: Any, decode: bool, **others: Any) -> Any:
+    def spy(*arguments: Any, decode: Decode, **others: Any) -> Any:
         asked.append(decode)
         return step(*arguments, decode=decode, **others)
 
@@ -208,7 +209,7 @@ def test_a_dream_shows_what_it_would_dream_at_the_goal() -> None:
     world, task = small_world(), Reach(actions=(FORWARD,), chunks=(2, 2))
     prompt = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
     rollout = world.start(Start(PICTURES[0]), 4, prompt_embedding=prompt)
-    [goal] = task.goals(world, [rollout], [np.random.default_rng(0)], decode=True)
+    [goal] = task.goals(world, [rollout], [np.random.default_rng(0)], pictures=True)
     pose = rollout.pose
     for count in (3, 4):
         poses = integrate(pose, [motion_of(FORWARD)] * count)[-4:]

@@ -21,6 +21,7 @@ import worldplay_env
 from worldplay_env.image import fit_image
 from worldplay_env.testcard import Testcard
 from worldplay_env.vector import WorldPlayVectorEnv
+from worldplay_env.world import Decode
 
 NEAR = {"task": {"distance": 0.8, "angle": 30.0, "chunks": (3, 4), "reward": "dense"}}
 """A task that random actions reach now and then."""
@@ -257,15 +258,15 @@ def test_goals_are_drawn_in_parts_of_max_batch_too(monkeypatch: pytest.MonkeyPat
     assert max(called) == 2
 
 
-@pytest.mark.parametrize(("render_mode", "decoded"), [(None, False), ("rgb_array", True)])
+@pytest.mark.parametrize(("render_mode", "decoded"), [(None, False), ("rgb_array", "newest")])
 def test_latents_are_decoded_only_to_be_rendered(
-    monkeypatch: pytest.MonkeyPatch, render_mode: str | None, decoded: bool
+    monkeypatch: pytest.MonkeyPatch, render_mode: str | None, decoded: Decode
 ) -> None:
     world = Testcard((16, 16))
     env = batched(2, world=world, observation="latent", render_mode=render_mode)
     asked, step = [], world.step
 
-    def spy(*arguments: Any, decode: bool, **others: Any) -> Any:
+    def spy(*arguments: Any, decode: Decode, **others: Any) -> Any:
         asked.append(decode)
         return step(*arguments, decode=decode, **others)
 

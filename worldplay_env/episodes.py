@@ -21,6 +21,7 @@ from worldplay_env.world import (
     MEMORY_LATENTS,
     Chunk,
     Control,
+    Decode,
     Rollout,
     Start,
     World,
@@ -118,7 +119,9 @@ class Stage:
         self.output = output
         self._reward = task.score if reward is None and task is not None else reward
         self._pictures = pictures
-        self._decode = pictures is not None or view.kind != "latent"
+        self._decode: Decode = view.kind != "latent" or pictures is not None
+        if self._decode and view.kind != "chunk" and pictures != "all":
+            self._decode = "newest"
         self._max_batch = max_batch
         self.world_seconds = 0.0
         """What calls of the world have taken, since it was last set to 0."""
@@ -236,7 +239,7 @@ class Stage:
         for part in _parts(range(len(rollouts)), self._max_batch):
             group, draw = [rollouts[index] for index in part], [generators[index] for index in part]
             with self._in_world():
-                goals += self.task.goals(self.world, group, draw, decode=self._decode)
+                goals += self.task.goals(self.world, group, draw, pictures=bool(self._decode))
         return [*goals], split(self.delivered(self.view.of_goals(goals, self.world.device)))
 
     def _make(

@@ -102,7 +102,7 @@ class Reach:
         return spaces.Dict({"observation": view.space, "goal": view.goal_space})
 
     def goals(
-        self, world: World, rollouts: Sequence[Rollout], generators: Sequence[np.random.Generator], *, decode: bool
+        self, world: World, rollouts: Sequence[Rollout], generators: Sequence[np.random.Generator], *, pictures: bool
     ) -> list[Goal]:
         """Draw a goal for each of N rollouts that have not been stepped, which stay as they are.
 
@@ -110,7 +110,7 @@ class Reach:
             world: Of the rollouts.
             rollouts: Where the goals are reached from.
             generators: Each draws the actions that lead to its own rollout's goal: no goal depends on the others.
-            decode: Whether goals have pictures.
+            pictures: Whether goals have pictures.
 
         Raises:
             WorldError: No memory, or only goals that are where the rollout starts.
@@ -121,7 +121,7 @@ class Reach:
             if not pending:
                 break
             plans = [self._draw(generators[index]) for index in pending]
-            goals = _play(world, [rollouts[index].fork() for index in pending], plans, decode=decode)
+            goals = _play(world, [rollouts[index].fork() for index in pending], plans, pictures=pictures)
             for index, goal in zip(pending, goals, strict=True):
                 distance, angle = apart(rollouts[index].pose, goal.pose)
                 if distance > self.distance or angle > self.angle:
@@ -157,7 +157,7 @@ class Reach:
         return [self.actions[int(index)] for index in generator.integers(len(self.actions), size=length)]
 
 
-def _play(world: World, rollouts: list[Rollout], plans: list[list[int]], *, decode: bool) -> list[Goal]:
+def _play(world: World, rollouts: list[Rollout], plans: list[list[int]], *, pictures: bool) -> list[Goal]:
     """Play each rollout's own actions, all in one batch, and return where that led."""
     goals: dict[int, Goal] = {}
     for step in range(max(map(len, plans))):
@@ -167,7 +167,7 @@ def _play(world: World, rollouts: list[Rollout], plans: list[list[int]], *, deco
             Control.of_labels(rollout.pose, [plans[index][step]] * CHUNK_LATENTS, first=rollout.chunks == 0)
             for index, rollout in zip(playing, group, strict=True)
         ]
-        chunks = world.step(group, controls, decode=decode)
+        chunks = world.step(group, controls, decode="newest" if pictures else False)
         for index, chunk in zip(playing, chunks, strict=True):
             if step + 1 == len(plans[index]):
                 picture = None if chunk.frames is None else chunk.frames[-1].cpu().numpy().copy()

@@ -25,6 +25,7 @@ from worldplay_env.world import (
     MID_GREY,
     Chunk,
     Control,
+    Decode,
     Start,
     World,
     WorldError,
@@ -173,7 +174,7 @@ class Testcard(World):
         controls: Sequence[Control],
         *,
         noise: torch.Tensor | None = None,
-        decode: bool = True,
+        decode: Decode = True,
     ) -> list[Chunk]:
         """Make one chunk for every rollout, all of them or none; see `World.step`."""
         began = time.perf_counter()
@@ -183,6 +184,8 @@ class Testcard(World):
             drawn = self._noise(rollout) if noise is None else noise[row].cpu()
             latents = self._chunk_latents(rollout, control, drawn)
             frames = self._frames(rollout, control, latents).to(self.device) if decode else None
+            if frames is not None and decode == "newest":
+                frames = frames[-1:]
             chunks.append(Chunk(frames, latents.to(self.device), control.poses, _memory(rollout.chunks), {}))
         time.sleep(max(0.0, self.seconds_per_chunk - (time.perf_counter() - began)))
         for rollout, control, chunk in zip(rollouts, controls, chunks, strict=True):

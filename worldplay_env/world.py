@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,8 @@ FIRST_CHUNK_FRAMES = 13
 CHUNK_FRAMES = 16
 """Images in every later chunk."""
 
+Decode = bool | Literal["newest"]
+"""Which frames a step makes: all of its chunk, none, or the newest alone, which renderers make in less time."""
 
 MID_GREY = 128
 """What every channel of the picture of a text-only start is."""
@@ -128,7 +130,8 @@ class Chunk:
     """What one step made.
 
     Attributes:
-        frames: uint8 [13 or 16, height, width, 3] on the world's device, in playing order; None if not decoded.
+        frames: uint8 [13 or 16, height, width, 3] on the world's device, in playing order; [1, height, width, 3] if
+            only the newest was asked for; None if not decoded.
         latents: float32 [channels, 4, rows, columns] normalised latents; None for a world that has none.
         poses: float64 [4, 4, 4], the camera-to-world matrices that the latent frames were really made from: the
             control's, or in a world with walls where the camera truly went.
@@ -204,7 +207,7 @@ class World(Protocol):
         controls: Sequence[Control],
         *,
         noise: torch.Tensor | None = None,
-        decode: bool = True,
+        decode: Decode = True,
     ) -> list[Chunk]:
         """Make one chunk for every rollout, all of them or none.
 
@@ -212,7 +215,7 @@ class World(Protocol):
             rollouts: Distinct rollouts of this world, however far each has run.
             controls: The cameras of each.
             noise: Float32 [len(rollouts), *latent_shape] in place of the rollouts' own noise.
-            decode: Whether to make frames; a rollout may skip decoding and go on without it.
+            decode: Which frames to make; a rollout may skip decoding and go on without it.
 
         Raises:
             WorldError: The output was not finite or memory ran out; every rollout is as it was before.

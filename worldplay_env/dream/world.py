@@ -7,10 +7,11 @@ grouped by the length of their memory.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import traceback
 import warnings
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,12 +36,16 @@ from worldplay_env.world import (
     MID_GREY,
     Chunk,
     Control,
+    Decode,
     Start,
     World,
     WorldError,
     check_batch,
     check_seed,
 )
+
+PICTURES_KEPT = 256
+"""Start pictures whose latents a world keeps: of tiny 6 MB, of wan-5b 170 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +99,7 @@ class DreamWorld(World):
         self._latents_per_decode = latents_per_decode
         self._sample_image = sample_image
         self._dreamer = Dreamer(config, self.transformer, select)
+        self._pictures: OrderedDict[tuple[bytes, int | None], Tensor] = OrderedDict()
         self._prompts: WeakValueDictionary[str, EncodedPrompt] = WeakValueDictionary()
         self._lock = threading.Lock()
 
@@ -127,8 +133,7 @@ class DreamWorld(World):
             latent = torch.zeros(channels, 1, *latent_size, device=self.device)
         else:
             picture = fit_image(start.image, self.image_size)
-            with self._exclusively():
-                latent = self._encode(picture, seed)
+            latent = self._encoded(picture, seed)
         return DreamRollout(
             world=self,
             seed=seed,
@@ -168,8 +173,21 @@ class DreamWorld(World):
         """Give back the memory that the next step makes anew: buffers, prompts' keys and values, the text encoder."""
         with self._lock:
             self._dreamer.forget()
+            self._pictures.clear()
             if self.text_encoder is not None:
                 self.text_encoder.release()
+
+    def _encoded(self, picture: np.ndarray, seed: int) -> Tensor:
+        """Return a picture's latents as `_encode` does; those of pictures that were started from lately are kept."""
+        key = (hashlib.sha256(picture.tobytes()).digest(), seed if self._sample_image else None)
+        with self._exclusively():
+            if key not in self._pictures:
+                self._pictures[key] = self._encode(picture, seed)
+            self._pictures.move_to_end(key)
+            latent = self._pictures[key]
+            while len(self._pictures) > PICTURES_KEPT:
+                self._pictures.popitem(last=False)
+        return latent.clone()
 
     def _encode(self, picture: np.ndarray, seed: int) -> Tensor:
         """Encode a picture, uint8 [H, W, 3], to normalised latents, float32 [C, 1, h, w]."""
@@ -189,7 +207,7 @@ class DreamWorld(World):
         controls: Sequence[Control],
         *,
         noise: Tensor | None = None,
-        decode: bool = True,
+        decode: Decode = True,
     ) -> list[Chunk]:
         """Make one chunk for every rollout, all of them or none (see `World.step`)."""
         with self._exclusively():
@@ -237,7 +255,7 @@ class DreamWorld(World):
         return Chunk(torch.cat(parts), dreamt.latents[0].clone(), control.poses, dreamt.memory[0], timings)
 
     def _step_group(
-        self, rollouts: list[DreamRollout], controls: list[Control], noise: Tensor | None, decode: bool
+        self, rollouts: list[DreamRollout], controls: list[Control], noise: Tensor | None, decode: Decode
     ) -> list[_Made]:
         """Make the chunks of rollouts with equally long memories, committing nothing."""
         watch = Stopwatch(self.device)
@@ -248,7 +266,8 @@ class DreamWorld(World):
             pixels, state = self._decode(dreamt.latents, _stack([self._caught_up(rollout) for rollout in rollouts]))
             watch.lap("decode")
             self._require_finite(dreamt.latents, pixels)
-            frames[:] = [_to_frames(row) for row in pixels]
+            shown = pixels[:, :, -1:] if decode == "newest" else pixels
+            frames[:] = [_to_frames(row) for row in shown]
             states[:] = state.split()
         else:
             self._require_finite(dreamt.latents)

@@ -29,6 +29,7 @@ from worldplay_env.world import (
     CHUNK_LATENTS,
     Chunk,
     Control,
+    Decode,
     Start,
     World,
     WorldError,
@@ -174,7 +175,7 @@ class SceneWorld(World):
         controls: Sequence[Control],
         *,
         noise: torch.Tensor | None = None,
-        decode: bool = True,
+        decode: Decode = True,
     ) -> list[Chunk]:
         """Make one chunk for every rollout, all of them or none; see `World.step`. Noise changes nothing."""
         began = time.perf_counter()
@@ -183,8 +184,9 @@ class SceneWorld(World):
         walked = time.perf_counter()
         frames: list[torch.Tensor | None] = [None] * len(ways)
         if decode and ways:
-            scenes = [rollout.scene for rollout in rollouts]
-            frames[:] = self._render(scenes, [way.cameras for way in ways], [way.intrinsics for way in ways])
+            scenes, shown = [rollout.scene for rollout in rollouts], slice(-1 if decode == "newest" else 0, None)
+            cameras, intrinsics = [way.cameras[shown] for way in ways], [way.intrinsics[shown] for way in ways]
+            frames[:] = self._render(scenes, cameras, intrinsics)
         for rollout, way in zip(rollouts, ways, strict=True):
             _commit(rollout, way)
         timings = {"walk": walked - began, "render": time.perf_counter() - walked}
