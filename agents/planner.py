@@ -204,7 +204,7 @@ class Imagination:
             )
             for fork, (_, plan) in zip(forks, ways, strict=True)
         ]
-        chunks = self.world.step(forks, controls, decode=not self.in_latents)
+        chunks = self.world.step(forks, controls, decode=False if self.in_latents else "newest")
         views = torch.stack([self._view(chunk.latents if self.in_latents else chunk.frames) for chunk in chunks])
         wanted = torch.stack([self.wanted[row] for row, _ in ways])
         distances = (views - wanted).square().flatten(1).mean(1).sqrt().tolist()

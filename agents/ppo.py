@@ -267,8 +267,9 @@ class PPOAgent:
                 if observation is None or self.updates % self.settings.checkpoint_every == 0:
                     if folder is not None:
                         self.save(folder / "ppo.pt")
-                    seeds = np.random.SeedSequence([self.seed, self.updates]).generate_state(count)
-                    observation, _ = self.env.reset(seed=[int(seed) for seed in seeds])
+                    own, *seeds = np.random.SeedSequence([self.seed, self.updates]).generate_state(1 + count).tolist()
+                    self.generator.manual_seed(own)  # a generator's state could not go on on another device
+                    observation, _ = self.env.reset(seed=seeds)
                 self.optimiser.param_groups[0]["lr"] = self.settings.learning_rate * (1 - self.updates / total)
                 before = time.perf_counter()
                 experience, observation, figures = self.gather(observation)
@@ -332,7 +333,7 @@ class PPOAgent:
                 every = logits.log_softmax(1)
                 chosen = every.gather(1, mini["actions"][:, None]).squeeze(1)
                 advantage = mini["advantages"]
-                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+                advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
                 policy = clipped_loss(chosen, mini["log_probabilities"], advantage, settings.clip)
                 value = (values - mini["returns"]).square().mean() / 2
                 entropy = -(every.exp() * every).sum(1).mean()
@@ -368,7 +369,6 @@ class PPOAgent:
             "seed": self.seed,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
             "updates": self.updates,
             "history": self.history,
         }
@@ -391,7 +391,6 @@ class PPOAgent:
             )
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
         self.updates, self.history = state["updates"], state["history"]
 
     @classmethod

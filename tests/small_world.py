@@ -14,7 +14,7 @@ from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
 from worldplay_env.model.transformer import Transformer
 from worldplay_env.weights.checkpoint import initialise
-from worldplay_env.world import Control, Start
+from worldplay_env.world import Chunk, Control, Start
 
 TEXT_TOKENS = 5
 CONFIG = WorldConfig(
@@ -76,3 +76,12 @@ def wander(chunks: int, seed: int, start: np.ndarray | None = None) -> list[Cont
     poses = integrate(np.eye(4) if start is None else start, [motion_of(int(action)) for action in actions])
     labels = trajectory_of_poses(poses).labels
     return [Control(poses[first : first + 4], labels[first : first + 4]) for first in range(0, 4 * chunks, 4)]
+
+
+PATH = wander(8, seed=5)
+
+
+def roll(world: DreamWorld, rollout: DreamRollout, chunks: int, path: list[Control] = PATH) -> list[Chunk]:
+    """Make a rollout's next chunks along a path."""
+    first = rollout.chunks
+    return [world.step([rollout], [control])[0] for control in path[first : first + chunks]]

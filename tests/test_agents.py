@@ -1,9 +1,10 @@
-"""The agents that do not learn: what they do, and that their files run as they stand."""
+"""The agents: what they do and what they look at, and that their files run as they stand."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ KeyboardAgent = load_script("agents/keyboard.py").KeyboardAgent
 TowardGoalAgent = load_script("agents/toward_goal.py").TowardGoalAgent
 planner = load_script("agents/planner.py")
 PlannerAgent, Search = planner.PlannerAgent, planner.Search
+PPOAgent = load_script("agents/ppo.py").PPOAgent
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 12, 20, 3), dtype=np.uint8)
 
 
@@ -268,10 +270,33 @@ def test_the_planner_draws_valid_actions_by_its_seed_alone(observation: str) -> 
     vector = make_worlds(card, 2, observation=observation)
     search = Search(depth=2, plans=4, rounds=2, elite=2)
     for env in (single, vector):
-        obs, info = env.reset(seed=0)
-        actions = [PlannerAgent(env, search, seed=5).act(obs, info) for _ in range(2)]
+        obs, _ = env.reset(seed=0)
+        actions = [PlannerAgent(env, search, seed=5).act(obs, {}) for _ in range(2)]
         np.testing.assert_array_equal(*actions)
         assert env.action_space.contains(actions[0])
+
+
+@pytest.mark.parametrize(
+    ("make_agent", "channel_first"),
+    [(partial(PlannerAgent, search=Search(depth=2, plans=4, rounds=2, elite=2)), False), (PPOAgent, True)],
+    ids=["planner", "PPO"],
+)
+def test_who_sees_the_goal_never_asks_where_it_is(
+    make_agent: Any, channel_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("asked for a pose")
+
+    card, starts = small_card(), [(PICTURES[0], "")]
+    single = gym.make("WorldPlay/Reach-v0", world=card, starts=starts, channel_first=channel_first)
+    for env in (single, make_worlds(card, 2, channel_first=channel_first)):
+        obs, _ = env.reset(seed=0)
+        with monkeypatch.context() as patch:
+            patch.setattr(worldplay_env.Goal, "pose", property(refuse), raising=False)
+            for owner, name in ((worldplay_env.WorldPlayEnv, "goal"), (worldplay_env.WorldPlayVectorEnv, "goals")):
+                patch.setattr(owner, name, property(refuse))
+            action = make_agent(env).act(obs, {})  # where infos hold poses
+        assert env.action_space.contains(action)
 
 
 class NoText:
@@ -326,6 +351,7 @@ def test_the_planner_imagines_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> 
     watched = Watched(card, monkeypatch)
     PlannerAgent(env, Search(labels=(9, 1), depth=2, plans=40, rounds=3)).act(obs, info)
     assert [call["count"] for call in watched.calls] == [2, 4]  # all that two actions can lead to in two steps
+    assert {call["decode"] for call in watched.calls} == {"newest"}  # the others are not looked at
 
 
 def test_the_planner_imagines_in_another_world_from_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,26 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_world import CONFIG, begin, small_world, wander
-from torch import Tensor, nn
+from small_world import PATH, begin, roll, small_world
+from torch import Tensor
 
-from worldplay_env import memory
-from worldplay_env.dream.rollout import DreamRollout, PastChunk
+from worldplay_env.dream.rollout import DreamRollout
 from worldplay_env.dream.world import DreamWorld
-from worldplay_env.model import positional
 from worldplay_env.world import Chunk, Control, Start, WorldError, load
-
-PATH = wander(8, seed=5)
 
 
 @pytest.fixture(scope="module")
 def world() -> DreamWorld:
     return small_world()
-
-
-def _roll(world: DreamWorld, rollout: DreamRollout, chunks: int, path: list[Control] = PATH) -> list[Chunk]:
-    first = rollout.chunks
-    return [world.step([rollout], [control])[0] for control in path[first : first + chunks]]
 
 
 def _frames(chunks: list[Chunk]) -> Tensor:
@@ -51,7 +41,7 @@ def _relative(one: Tensor | None, other: Tensor | None) -> float:
 
 
 def test_chunks_have_13_then_16_frames_and_memory_by_the_rule(world: DreamWorld) -> None:
-    chunks = _roll(world, begin(world, 0), 6)
+    chunks = roll(world, begin(world, 0), 6)
     assert [chunk.frames.shape for chunk in chunks if chunk.frames is not None] == [(13, 32, 48, 3)] + [
         (16, 32, 48, 3)
     ] * 5
@@ -62,10 +52,10 @@ def test_chunks_have_13_then_16_frames_and_memory_by_the_rule(world: DreamWorld)
 
 
 def test_equal_seeds_dream_equal_worlds_whatever_ran_before(world: DreamWorld) -> None:
-    one = _roll(world, begin(world, 3), 3)
-    other_seed = _roll(world, begin(world, 4), 3)
+    one = roll(world, begin(world, 3), 3)
+    other_seed = roll(world, begin(world, 4), 3)
     torch.rand(7)
-    again = _roll(world, begin(world, 3), 3)
+    again = roll(world, begin(world, 3), 3)
     assert _same(one, again)
     assert not _same(one, other_seed)
 
@@ -73,7 +63,7 @@ def test_equal_seeds_dream_equal_worlds_whatever_ran_before(world: DreamWorld) -
 def test_global_random_state_is_neither_read_nor_touched(world: DreamWorld) -> None:
     torch.manual_seed(11)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
-    _roll(world, begin(world, 0), 2)
+    roll(world, begin(world, 0), 2)
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
 
@@ -82,7 +72,7 @@ def test_noise_is_standard_normal_and_a_function_of_seed_and_chunk(world: DreamW
     rollout = begin(world, 5)
     first = rollout.noise()
     assert torch.equal(first, begin(world, 5, image=False).noise())
-    _roll(world, rollout, 1)
+    roll(world, rollout, 1)
     draws = torch.stack([begin(world, seed).noise() for seed in range(64)])
     assert not torch.equal(rollout.noise(), first)
     assert abs(float(draws.mean())) < 0.02
@@ -91,7 +81,7 @@ def test_noise_is_standard_normal_and_a_function_of_seed_and_chunk(world: DreamW
 
 def test_an_image_is_latent_frame_0_and_text_alone_generates_it(world: DreamWorld) -> None:
     pictured, imagined = begin(world, 0), begin(world, 0, image=False)
-    with_image, without = _roll(world, pictured, 1)[0], _roll(world, imagined, 1)[0]
+    with_image, without = roll(world, pictured, 1)[0], roll(world, imagined, 1)[0]
     assert with_image.latents is not None
     assert without.latents is not None
     assert torch.equal(with_image.latents[:, :1], pictured.start_latent)
@@ -104,7 +94,7 @@ def test_rollouts_of_mixed_age_step_together_as_they_step_alone(world: DreamWorl
     ages = [0, 1, 5, 0, 2, 6, 4]
     rollouts = [begin(world, seed, image=seed % 3 > 0, prompt=seed % 2) for seed in range(len(ages))]
     for rollout, age in zip(rollouts, ages, strict=True):
-        _roll(world, rollout, age)
+        roll(world, rollout, age)
     alone = [world.step([rollout.fork()], [PATH[rollout.chunks]])[0] for rollout in rollouts]
     together = world.step(rollouts, [PATH[age] for age in ages])
     for one, other in zip(together, alone, strict=True):
@@ -118,22 +108,22 @@ def test_rollouts_of_mixed_age_step_together_as_they_step_alone(world: DreamWorl
 
 def test_a_fork_goes_on_bit_for_bit_and_shares_every_tensor(world: DreamWorld) -> None:
     parent = begin(world, 7)
-    _roll(world, parent, 5)
+    roll(world, parent, 5)
     child = parent.fork()
     assert child.decoder_state is parent.decoder_state
     assert all(a is b for a, b in zip(child.history, parent.history, strict=True))
-    ahead = _roll(world, child, 2)
+    ahead = roll(world, child, 2)
     assert parent.chunks == 5
-    assert _same(ahead, _roll(world, parent, 2))
+    assert _same(ahead, roll(world, parent, 2))
 
 
 def test_a_fork_with_another_seed_has_the_past_but_another_future(world: DreamWorld) -> None:
     parent = begin(world, 7)
-    _roll(world, parent, 2)
+    roll(world, parent, 2)
     twin, other = parent.fork(seed=7), parent.fork(seed=8)
-    here = _roll(world, parent, 1)
-    assert _same(here, _roll(world, twin, 1))
-    assert not _same(here, _roll(world, other, 1))
+    here = roll(world, parent, 1)
+    assert _same(here, roll(world, twin, 1))
+    assert not _same(here, roll(world, other, 1))
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 5])
@@ -141,14 +131,14 @@ def test_a_saved_rollout_goes_on_bit_for_bit_in_a_freshly_loaded_world(
     world: DreamWorld, tmp_path: Path, chunks: int
 ) -> None:
     rollout = begin(world, 9, image=chunks != 1)
-    _roll(world, rollout, chunks)
+    roll(world, rollout, chunks)
     rollout.save(tmp_path / "rollout.safetensors")
     fresh = small_world()
     loaded = fresh.load_rollout(tmp_path / "rollout.safetensors")
     assert (loaded.seed, loaded.prompt, loaded.chunks) == (rollout.seed, rollout.prompt, chunks)
     assert np.array_equal(loaded.pose, rollout.pose)
     assert np.array_equal(loaded.picture, rollout.picture)
-    assert _same(_roll(fresh, loaded, 2), _roll(world, rollout, 2))
+    assert _same(roll(fresh, loaded, 2), roll(world, rollout, 2))
     assert [path.name for path in tmp_path.iterdir()] == ["rollout.safetensors"]
 
 
@@ -186,13 +176,13 @@ def test_an_abandoned_stream_commits_nothing(world: DreamWorld) -> None:
 @pytest.mark.parametrize("latents_per_decode", [1, 2, 3])
 def test_the_length_of_a_decoder_pass_does_not_change_frames(world: DreamWorld, latents_per_decode: int) -> None:
     other = small_world(latents_per_decode=latents_per_decode)
-    frames, expected = _frames(_roll(other, begin(other, 2), 2)), _frames(_roll(world, begin(world, 2), 2))
+    frames, expected = _frames(roll(other, begin(other, 2), 2)), _frames(roll(world, begin(world, 2), 2))
     assert (frames.int() - expected.int()).abs().max() <= 1
 
 
 def test_frames_are_the_same_after_chunks_that_were_not_decoded(world: DreamWorld) -> None:
     always, sometimes = begin(world, 2), begin(world, 2)
-    expected = _roll(world, always, 4)
+    expected = roll(world, always, 4)
     chunks = [world.step([sometimes], [PATH[n]], decode=n in (1, 3))[0] for n in range(4)]
     assert [chunk.frames is None for chunk in chunks] == [True, False, True, False]
     assert _same([chunks[1], chunks[3]], [expected[1], expected[3]])
@@ -200,17 +190,17 @@ def test_frames_are_the_same_after_chunks_that_were_not_decoded(world: DreamWorl
 
 def test_a_new_prompt_changes_what_comes_and_nothing_before(world: DreamWorld) -> None:
     rollout, changed = begin(world, 3), begin(world, 3)
-    before = _roll(world, rollout, 1), _roll(world, changed, 1)
+    before = roll(world, rollout, 1), roll(world, changed, 1)
     assert _same(*before)
     changed.encoded_prompt = begin(world, 0, prompt=1).encoded_prompt
-    assert not _same(_roll(world, rollout, 1), _roll(world, changed, 1))
+    assert not _same(roll(world, rollout, 1), roll(world, changed, 1))
 
 
 def test_a_start_that_is_not_at_the_origin_dreams_the_same(world: DreamWorld) -> None:
     away = np.array(PATH[3].poses[2])
     moved = [Control(away @ control.poses, control.labels, control.intrinsics) for control in PATH[:3]]
     rollout, plain = begin(world, 3, pose=away), begin(world, 3)
-    for here, there in zip(_roll(world, plain, 3), _roll(world, rollout, 3, moved), strict=True):
+    for here, there in zip(roll(world, plain, 3), roll(world, rollout, 3, moved), strict=True):
         assert _relative(there.latents, here.latents) < 1e-4
 
 
@@ -222,16 +212,16 @@ def test_the_callers_context_changes_nothing() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         second = world.step([rollout], [PATH[1]])[0]
     third = world.step([rollout], [PATH[2]])[0]
-    assert _same([first, second, third], _roll(plain, begin(plain, 3), 3))
+    assert _same([first, second, third], roll(plain, begin(plain, 3), 3))
     assert third.latents is not None
     assert not third.latents.is_inference()
 
 
 def test_threads_that_share_a_world_step_their_rollouts_as_they_would_alone(world: DreamWorld) -> None:
-    expected = [_roll(world, begin(world, seed), 3) for seed in range(4)]
+    expected = [roll(world, begin(world, seed), 3) for seed in range(4)]
     rollouts = [begin(world, seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        chunks = list(pool.map(lambda rollout: _roll(world, rollout, 3), rollouts))
+        chunks = list(pool.map(lambda rollout: roll(world, rollout, 3), rollouts))
     assert all(_same(one, other) for one, other in zip(chunks, expected, strict=True))
 
 
@@ -264,18 +254,18 @@ def test_low_precision_dreams_nearly_the_same(dtype: torch.dtype, tolerance: flo
 def test_a_rollout_saved_in_one_precision_goes_on_in_another(tmp_path: Path) -> None:
     low, exact = small_world(torch.bfloat16), small_world()
     rollout = begin(low, 0)
-    _roll(low, rollout, 2)
+    roll(low, rollout, 2)
     rollout.save(tmp_path / "rollout.safetensors")
     loaded = exact.load_rollout(tmp_path / "rollout.safetensors")
-    assert _relative(_roll(exact, loaded, 1)[0].latents, _roll(low, rollout, 1)[0].latents) < 0.05
+    assert _relative(roll(exact, loaded, 1)[0].latents, roll(low, rollout, 1)[0].latents) < 0.05
 
 
 def test_what_was_released_is_made_anew(world: DreamWorld) -> None:
     rollout, plain = begin(world, 6), begin(world, 6)
-    expected = _roll(world, plain, 3)
-    chunks = _roll(world, rollout, 1)
+    expected = roll(world, plain, 3)
+    chunks = roll(world, rollout, 1)
     world.release()
-    assert _same(chunks + _roll(world, rollout, 2), expected)
+    assert _same(chunks + roll(world, rollout, 2), expected)
 
 
 def test_an_unknown_option_is_told() -> None:
@@ -286,6 +276,18 @@ def test_an_unknown_option_is_told() -> None:
 def test_random_weights_have_no_revision() -> None:
     with pytest.raises(ValueError, match="no revisions, got revision='main'"):
         load("tiny", weights="random", revision="main")
+
+
+@pytest.mark.parametrize("name", ["small", "testcard", "scene"])
+def test_the_newest_frame_alone_is_the_last_of_all(name: str) -> None:
+    world = small_world() if name == "small" else load(name, device="cpu", image_size=(32, 48))
+    rollout = begin(world, 0) if isinstance(world, DreamWorld) else world.start(Start(prompt="a room"), 0)
+    for chunk in range(2):
+        control = Control.of_labels(rollout.pose, [1] * 4, first=chunk == 0)  # turns, which no wall stops
+        [whole] = world.step([rollout.fork()], [control])
+        [newest] = world.step([rollout], [control], decode="newest")
+        assert torch.equal(newest.frames, whole.frames[-1:])
+        assert not torch.equal(newest.frames, whole.frames[-2:-1])
 
 
 # ---- nothing is committed unless all is well
@@ -327,7 +329,7 @@ def test_an_error_in_any_group_leaves_every_rollout_as_it_was(
 ) -> None:
     world = small_world()
     rollouts = [begin(world, 0), begin(world, 1)]
-    _roll(world, rollouts[0], 2)
+    roll(world, rollouts[0], 2)
     before = [_fingerprint(rollout) for rollout in rollouts]
     expected = [world.step([rollout.fork()], [PATH[rollout.chunks]])[0] for rollout in rollouts]
     owner, name, call = (
@@ -344,7 +346,7 @@ def test_an_error_in_any_group_leaves_every_rollout_as_it_was(
 def test_a_model_that_makes_nan_is_an_error_and_changes_nothing(decode: bool) -> None:
     world = small_world()
     rollout = begin(world, 0)
-    _roll(world, rollout, 1)
+    roll(world, rollout, 1)
     before = _fingerprint(rollout)
     bias = world.transformer.output_projection.bias
     kept = bias.detach().clone()
@@ -393,128 +395,3 @@ def test_wrong_arguments_are_refused_before_anything_runs(world: DreamWorld) -> 
         with pytest.raises(ValueError, match="seed"):
             world.start(Start(), seed, prompt_embedding=torch.zeros(5, 10))  # type: ignore[arg-type]
     assert rollout.chunks == 0
-
-
-# ---- work is not repeated, and nothing grows but the history
-
-
-def test_work_that_does_not_depend_on_the_step_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = small_world()
-    counts: Counter[str] = Counter()
-    shapes: dict[str, set[torch.Size]] = {"modulation": set()}
-
-    def counted(name: str, module: nn.Module) -> None:
-        def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            counts[name] += 1
-            if name == "modulation":
-                shapes[name].add(output.shape)
-
-        module.register_forward_hook(hook)
-
-    transformer, last = world.transformer, world.transformer.blocks[-1]
-    counted("text", transformer.text_embedder)
-    counted("modulation", transformer.modulation_projection)
-    counted("head", transformer.output_projection)
-    counted("last feed-forward", last.feed_forward)  # type: ignore[arg-type]
-    counted("last text keys", last.cross_attention.to_k)  # type: ignore[union-attr, arg-type]
-    counted("last queries", last.self_attention.to_q)  # type: ignore[union-attr, arg-type]
-    counted("last keys", last.self_attention.to_k)  # type: ignore[union-attr, arg-type]
-    for name in ("rope_table", "projections"):
-        original = getattr(positional, name)
-        monkeypatch.setattr(
-            positional, name, lambda *a, _name=name, _original=original: counts.update([_name]) or _original(*a)
-        )
-    rollouts = [begin(world, seed) for seed in range(2)]
-    rollouts[1].encoded_prompt = rollouts[0].encoded_prompt
-    for n in range(6):
-        world.step(rollouts, [PATH[n], PATH[n]])
-    assert counts == {
-        "text": 1,  # once a prompt
-        "last text keys": 1,
-        "modulation": 4 * 6 + 5,  # once a forward and once a prefill; chunk 0 has no memory
-        "head": 4 * 6,
-        "last feed-forward": 4 * 6,  # a prefill stops at its last keys and values
-        "last queries": 4 * 6,
-        "last keys": 4 * 6 + 5,
-        "rope_table": 6 + 5,  # once a chunk, once for its memory
-        "projections": 6 + 5,
-    }
-    dim = CONFIG.transformer.dim
-    assert shapes["modulation"] == {torch.Size([2, frames, 6 * dim]) for frames in (4, 8, 12, 16)}  # never a token
-
-
-def test_the_decoder_and_prefill_read_no_more_at_a_great_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = small_world()
-    young, old = begin(world, 0), begin(world, 0)
-    path = wander(200, seed=1)
-    _roll(world, young, 5, path)
-    _roll(world, old, 1, path)
-    clean = old.history[0].latents
-    old.history = [PastChunk.of(clean, control) for control in path[:199]]
-    sizes: list[list[int]] = []
-
-    def record(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        sizes[-1].append(output.numel())
-
-    for module in [*world.transformer.modules(), *world.autoencoder.decoder.modules()]:
-        if isinstance(module, nn.Linear | nn.Conv3d):
-            module.register_forward_hook(record)
-    old.decoded = 199
-    for rollout in (young, old):
-        sizes.append([])
-        world.step([rollout], [path[rollout.chunks]])
-    assert sizes[0] == sizes[1]
-    assert len(sizes[0]) > 100
-
-
-def test_a_rollout_grows_by_its_history_alone(world: DreamWorld) -> None:
-    rollout = begin(world, 0)
-
-    def held() -> int:
-        gc.collect()
-        state = rollout.decoder_state
-        tensors = [past.latents for past in rollout.history] + [rollout.start_latent]
-        tensors += list(state.histories) if state is not None else []
-        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
-
-    _roll(world, rollout, 5)
-    before = held()
-    _roll(world, rollout, 3)
-    chunk = 4 * int(np.prod(world.latent_shape))
-    assert held() - before == 3 * chunk
-
-
-def test_memory_is_whole_chunks_of_the_history(world: DreamWorld) -> None:
-    rollout = begin(world, 0)
-    chunk = _roll(world, rollout, 8)[-1]
-    clips = chunk.memory.reshape(-1, memory.CLIP)
-    assert (clips[:, 0] % memory.CLIP == 0).all()
-    assert (np.diff(clips, axis=1) == 1).all()
-
-
-def test_a_picture_that_was_started_from_lately_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = small_world()
-    encoded: list[int] = []
-    encode = world.autoencoder.encode
-    monkeypatch.setattr(world.autoencoder, "encode", lambda video: encoded.append(1) or encode(video))
-    monkeypatch.setattr("worldplay_env.dream.world.PICTURES_KEPT", 1)
-    embedding = torch.zeros(5, CONFIG.transformer.text_dim)
-    one, other = (Start(np.full((32, 48, 3), level, dtype=np.uint8)) for level in (90, 200))
-    first, again = (world.start(one, seed, prompt_embedding=embedding) for seed in (0, 1))
-    assert len(encoded) == 1
-    first.start_latent.zero_()  # a rollout's own
-    torch.testing.assert_close(world.start(one, 2, prompt_embedding=embedding).start_latent, again.start_latent)
-    assert len(encoded) == 1
-    world.start(other, 0, prompt_embedding=embedding)
-    world.start(one, 0, prompt_embedding=embedding)
-    assert len(encoded) == 3
-
-
-@pytest.mark.parametrize("name", ["small", "testcard", "scene"])
-def test_the_newest_frame_alone_is_the_last_of_all(name: str) -> None:
-    world = small_world() if name == "small" else load(name, device="cpu", image_size=(32, 48))
-    control = Control(np.tile(np.eye(4), (4, 1, 1)), np.zeros(4, np.int64))
-    rollout = begin(world, 0) if isinstance(world, DreamWorld) else world.start(Start(prompt="a room"), 0)
-    [whole] = world.step([rollout.fork()], [control])
-    [newest] = world.step([rollout], [control], decode="newest")
-    assert torch.equal(newest.frames, whole.frames[-1:])

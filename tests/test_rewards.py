@@ -20,8 +20,7 @@ from worldplay_env import Control, RewardError, Start, Transition, cover_ground,
 from worldplay_env.control.actions import motion_of
 from worldplay_env.control.camera import integrate
 from worldplay_env.image import fit_image
-from worldplay_env.reach import Goal
-from worldplay_env.rewards import Reward, apart, evaluate, start_path, travelled
+from worldplay_env.rewards import Goal, Reward, apart, evaluate, start_path, travelled
 
 FORWARD, YAW_RIGHT, FORWARD_RIGHT = 9, 1, 10
 
@@ -77,6 +76,7 @@ def test_any_numbers_one_a_world_are_rewards(values: Any) -> None:
         ([-math.inf, 0.0], "finite numbers, got -inf for world 0"),
         ([0.0, [1.0, 2.0]], "raised ValueError"),
         (["many", "few"], "raised ValueError"),
+        (np.array([1j, 2.0]), "raised TypeError.*complex"),
     ],
 )
 def test_anything_else_is_told_by_the_name_of_the_function(values: Any, message: str) -> None:

@@ -179,6 +179,28 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     assert list(tmp_path.glob("events.*"))
 
 
+def test_a_checkpoint_of_a_gpu_is_read_without_one(tmp_path: Path) -> None:
+    class OnGpu:
+        """Stands in for a generator of a GPU, whose state is shorter than that of one of a CPU."""
+
+        def get_state(self) -> torch.Tensor:
+            return torch.zeros(16, dtype=torch.uint8)
+
+    agent, env = PPOAgent(make(), SMALL), make()
+    agent.learn(SMALL.horizon * 2)
+    agent.generator = OnGpu()
+    agent.save(tmp_path / "ppo.pt")
+    obs, info = env.reset(seed=0)
+    assert env.action_space.contains(PPOAgent.load(tmp_path / "ppo.pt", env).act(obs, info))
+
+
+def test_a_minibatch_of_one_step_leaves_the_network_finite() -> None:
+    agent = PPOAgent(make(1), replace(SMALL, horizon=2))
+    agent.learn(2)
+    assert agent.updates == 1
+    assert all(value.isfinite().all() for value in weights(agent).values())
+
+
 def test_equal_seeds_learn_equally_whatever_the_global_random_numbers_are() -> None:
     agents = []
     for number in (0, 1):

@@ -190,6 +190,13 @@ def test_rows_draw_from_random_numbers_of_their_own() -> None:
     assert len(set(seeds + later)) == 6
 
 
+@pytest.mark.parametrize("seeds", [range(7, 10), (7, 8, 9), np.arange(7, 10)])
+def test_seeds_come_in_any_sequence(seeds: Any) -> None:
+    env = batched(3, world=Testcard((16, 16)))
+    env.reset(seed=seeds)
+    assert env.np_random_seed == (7, 8, 9)
+
+
 def test_an_env_that_was_never_seeded_has_different_rows() -> None:
     env = batched(3, world=Testcard((16, 16)))
     assert len(set(env.np_random_seed)) == 3
@@ -403,6 +410,18 @@ def test_a_closed_env_lets_go_of_its_world_closes_again_and_can_be_reset() -> No
         env.step([9, 9, 9])
     assert data_equivalence(play(env, 2), played, exact=True)
     assert not env.closed
+
+
+def test_an_env_that_a_snapshot_opened_again_can_be_closed_again() -> None:
+    env = batched(world=Testcard((16, 16)))
+    env.reset(seed=0)
+    snapshot = env.snapshot()
+    env.close()
+    env.restore(snapshot)
+    assert env.step([9, 9, 9])[-1]["step"].tolist() == [1, 1, 1]
+    env.close()
+    with pytest.raises(ResetNeeded):
+        env.step([9, 9, 9])
 
 
 @pytest.mark.parametrize("copied", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy])

@@ -114,6 +114,7 @@ CASES = [
     ),
     Case("seeds too few", reset(seed=[1, 2]), ValueError, "2 seeds for 3 envs"),
     Case("seed a string", reset(seed="1"), TypeError, "a whole number, a list of them or None, got '1'"),
+    Case("seeds a string", reset(seed="123"), TypeError, "a whole number, a list of them or None, got '123'"),
     Case("seed a float", reset(seed=1.0), TypeError, "got 1.0"),
     Case("seed a bool", reset(seed=True), TypeError, "got True"),
     Case("seeds with a float", reset(seed=[1, 2, 3.0]), TypeError, "a seed is a whole number or None, got 3.0"),

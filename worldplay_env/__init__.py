@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from worldplay_env.control.trajectory import Trajectory, load_trajectory
     from worldplay_env.env import InvalidAction, Snapshot, WorldPlayEnv
     from worldplay_env.image import ImageError, read_image
-    from worldplay_env.reach import Goal, Reach
-    from worldplay_env.rewards import RewardError, Transition, cover_ground, reach_pose, reach_view
+    from worldplay_env.reach import Reach
+    from worldplay_env.rewards import Goal, RewardError, Transition, cover_ground, reach_pose, reach_view
     from worldplay_env.rollout import roll_out
     from worldplay_env.starts import choose_start
     from worldplay_env.vector import VectorSnapshot, WorldPlayVectorEnv
@@ -58,8 +58,8 @@ _MODULES = {
     "WorldPlayEnv": "env",
     "ImageError": "image",
     "read_image": "image",
-    "Goal": "reach",
     "Reach": "reach",
+    "Goal": "rewards",
     "RewardError": "rewards",
     "Transition": "rewards",
     "cover_ground": "rewards",
@@ -103,8 +103,8 @@ __all__ = [  # noqa: RUF022 (in the order of their modules)
     "WorldPlayEnv",
     "ImageError",
     "read_image",
-    "Goal",
     "Reach",
+    "Goal",
     "RewardError",
     "Transition",
     "cover_ground",

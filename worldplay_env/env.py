@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -19,26 +19,16 @@ from worldplay_env.control.actions import NUM_ACTIONS
 from worldplay_env.episodes import Episode, Stage, split, stack
 from worldplay_env.image import ImageSource
 from worldplay_env.observation import View
-from worldplay_env.reach import Goal, Reach
-from worldplay_env.resets import NOT_GIVEN, draw_start
-from worldplay_env.rewards import Reward
+from worldplay_env.reach import Reach
+from worldplay_env.resets import NOT_GIVEN, START_OPTIONS, check_options, draw_start
+from worldplay_env.rewards import Goal, Reward
 from worldplay_env.starts import Starts, StartSource, find_starts
 from worldplay_env.window import Window
-from worldplay_env.world import (
-    CHUNK_LATENTS,
-    Rollout,
-    World,
-    check_prompt,
-    promise,
-)
-
-if TYPE_CHECKING:
-    pass
+from worldplay_env.world import CHUNK_LATENTS, Rollout, World, check_prompt, promise
 
 RENDER_MODES = ("rgb_array", "rgb_array_list", "human")
 ACTIONS = ("chunk", "latent")
 """One action for a chunk, or one for each of its latent frames."""
-RESET_OPTIONS = ("image", "prompt")
 
 
 class InvalidAction(gymnasium.error.InvalidAction, ValueError):  # noqa: N818 (Gymnasium's name)
@@ -392,13 +382,9 @@ def _copy(observation: Any) -> Any:
 
 def _merge_options(image: Any, prompt: Any, options: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """Return the image and the prompt of a reset, `NOT_GIVEN` where neither way gives one."""
-    if options is not None and not isinstance(options, Mapping):
-        raise TypeError(f"reset's options must be a dict, got {type(options).__name__}: {options!r}")
-    options = options or {}
-    if unknown := [name for name in options if name not in RESET_OPTIONS]:
-        raise ValueError(f"unknown reset option {unknown[0]!r}: known are {', '.join(RESET_OPTIONS)}")
+    options = check_options(options, START_OPTIONS)
     given = {"image": image, "prompt": prompt}
-    if twice := [name for name in RESET_OPTIONS if name in options and given[name] is not NOT_GIVEN]:
+    if twice := [name for name in START_OPTIONS if name in options and given[name] is not NOT_GIVEN]:
         raise ValueError(f"reset was given the {twice[0]} twice, as an argument and in its options")
     merged = {**given, **options}
     if merged["prompt"] is not NOT_GIVEN:

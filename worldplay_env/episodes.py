@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium import spaces
 
 from worldplay_env.observation import View, chunk_info, start_info
-from worldplay_env.reach import Goal, Reach
-from worldplay_env.rewards import Reward, Transition, evaluate, start_path, travelled
+from worldplay_env.reach import Reach
+from worldplay_env.rewards import Goal, Reward, Transition, evaluate, start_path, travelled
 from worldplay_env.world import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,

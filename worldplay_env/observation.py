@@ -24,7 +24,7 @@ from worldplay_env.world import (
 if TYPE_CHECKING:
     import torch
 
-    from worldplay_env.reach import Goal
+    from worldplay_env.rewards import Goal
 
 OBSERVATIONS = ("chunk", "last", "latent")
 """The chunk's frames, the newest frame, or the chunk's latents."""

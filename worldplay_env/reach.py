@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from worldplay_env.control.actions import NUM_ACTIONS, action_label
 from worldplay_env.observation import View
-from worldplay_env.rewards import Transition, apart, arrived, check_arrival, toward
+from worldplay_env.rewards import Goal, Transition, apart, arrived, check_arrival, toward
 from worldplay_env.world import CHUNK_LATENTS, Control, Rollout, World, WorldError
 
 TASKS = ("reach",)
@@ -25,21 +25,6 @@ TRIES = 16
 
 _FORWARD, _YAW_RIGHT, _YAW_LEFT = action_label(1, 0), action_label(0, 1), action_label(0, 2)
 _FORWARD_RIGHT, _FORWARD_LEFT = action_label(1, 1), action_label(1, 2)
-
-
-@dataclass(frozen=True, eq=False)
-class Goal:
-    """Where an episode should come to.
-
-    Attributes:
-        pose: float64 [4, 4], a camera-to-world matrix.
-        picture: uint8 [height, width, 3], what the world shows there, in its own size; None if it was not decoded.
-        latent: float32 [channels, 1, rows, columns], the same as a latent frame; None for a world that has none.
-    """
-
-    pose: np.ndarray
-    picture: np.ndarray | None
-    latent: np.ndarray | None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from gymnasium.utils import seeding
 from worldplay_env.starts import StartSource, read_start
 from worldplay_env.world import Start, check_prompt
 
-RESET_OPTIONS = ("reset_mask", "image", "prompt")
+START_OPTIONS = ("image", "prompt")
+"""What `reset` may be told of a start."""
 NOT_GIVEN: Any = object()
 
 
@@ -56,11 +57,7 @@ class ResetRequest:
             ValueError: An unknown option, a mask of another length or without a True, another number of images.
             TypeError: Options that are no dict, a mask that is no array of booleans, a prompt that is no string.
         """
-        if options is not None and not isinstance(options, Mapping):
-            raise TypeError(f"reset's options must be a dict, got {type(options).__name__}: {options!r}")
-        options = options or {}
-        if unknown := [name for name in options if name not in RESET_OPTIONS]:
-            raise ValueError(f"unknown reset option {unknown[0]!r}: known are {', '.join(RESET_OPTIONS)}")
+        options = check_options(options, ("reset_mask", *START_OPTIONS))
         mask = np.ones(rows, dtype=np.bool_) if "reset_mask" not in options else _mask(options["reset_mask"], rows)
         images = _one_a_row("image", options.get("image", NOT_GIVEN), rows)
         prompts = _one_a_row("prompt", options.get("prompt", NOT_GIVEN), rows)
@@ -97,6 +94,21 @@ def draw_start(
     return seed, read_start(image, own_prompt if prompt is NOT_GIVEN else prompt)
 
 
+def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> Mapping[str, Any]:
+    """Return reset's options, none of them for None.
+
+    Raises:
+        ValueError: One that is not known.
+        TypeError: They are no dict.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"reset's options must be a dict, got {type(options).__name__}: {options!r}")
+    options = options or {}
+    if unknown := [name for name in options if name not in known]:
+        raise ValueError(f"unknown reset option {unknown[0]!r}: known are {', '.join(known)}")
+    return options
+
+
 def _mask(mask: Any, rows: int) -> np.ndarray:
     if hasattr(mask, "detach"):  # a tensor, as the ends of episodes are with output="torch"
         mask = mask.detach().cpu().numpy()
@@ -129,7 +141,7 @@ def seeds_of(seed: Any, rows: int) -> list[int | None]:
     seeds: list[Any]
     if seed is None or (isinstance(seed, int | np.integer) and not isinstance(seed, bool)):
         seeds = [None if seed is None else int(seed) + row for row in range(rows)]
-    elif isinstance(seed, list | tuple | np.ndarray):
+    elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes):
         seeds = list(seed)
     else:
         raise TypeError(f"reset's seed must be a whole number, a list of them or None, got {seed!r}")

@@ -21,8 +21,6 @@ from worldplay_env.world import Chunk
 if TYPE_CHECKING:
     import torch
 
-    from worldplay_env.reach import Goal
-
 KINDS = ("dense", "sparse")
 """A reward for every bit of progress, or for being there alone."""
 SPACES = ("pixels", "latents")
@@ -31,6 +29,21 @@ SPACES = ("pixels", "latents")
 
 class RewardError(ValueError):
     """A reward function raised, or did not return one finite number for each world; nothing was changed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """Where an episode should come to.
+
+    Attributes:
+        pose: float64 [4, 4], a camera-to-world matrix.
+        picture: uint8 [height, width, 3], what the world shows there, in its own size; None if it was not decoded.
+        latent: float32 [channels, 1, rows, columns], the same as a latent frame; None for a world that has none.
+    """
+
+    pose: np.ndarray
+    picture: np.ndarray | None
+    latent: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +117,8 @@ def evaluate(reward: Reward, transition: Transition) -> np.ndarray:
         values = reward(transition)
         if hasattr(values, "detach"):  # a tensor
             values = values.detach().cpu().double().numpy()
+        if np.iscomplexobj(values):
+            raise TypeError("rewards are real numbers, got complex ones")
         rewards = np.array(values, dtype=np.float64)
     except Exception as error:
         raise RewardError(f"the reward function {name} raised {error!r}; nothing was changed") from error

@@ -20,9 +20,9 @@ from worldplay_env.control.actions import NUM_ACTIONS
 from worldplay_env.env import ACTIONS, check_action
 from worldplay_env.episodes import OUTPUTS, Episode, Stage, split, stack
 from worldplay_env.observation import View
-from worldplay_env.reach import Goal, Reach
+from worldplay_env.reach import Reach
 from worldplay_env.resets import Randomness, ResetRequest, seeds_of
-from worldplay_env.rewards import Reward
+from worldplay_env.rewards import Goal, Reward
 from worldplay_env.starts import Starts, StartSource, find_starts
 from worldplay_env.world import CHUNK_LATENTS, Rollout, World, promise
 
@@ -280,7 +280,7 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         return tuple(episode.pictures[-1].copy() for episode in self._running() if episode.pictures is not None)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let go of the episodes and the world, which other envs may go on using; `reset` opens the env again."""
+        """Let go of the episodes and the world, which others may go on using; `reset` or `restore` opens it again."""
         if self._episodes:  # not so where the constructor failed
             self._episodes = [None] * self.num_envs
             self._stage.release()
@@ -311,7 +311,7 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         if snapshot.shown != self._shown:
             raise ValueError(f"the snapshot is of an env that shows {snapshot.shown}; this one shows {self._shown}")
         self._episodes = [episode.fork() for episode in snapshot.episodes]
-        self.timings = {}
+        self.timings, self.closed = {}, False
 
     # ---- a reset and a step, before they are committed
 

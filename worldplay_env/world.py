@@ -414,8 +414,7 @@ def load(
         revision: The hub's commit or tag to download; by default the newest, or what is in the hub's cache.
         accept_license: Agree to the licence of downloaded weights (asked for once, before the first download).
         options: What only one kind of world takes: `seconds_per_chunk` and `image_size` of the test picture,
-            `samples` and `image_size` of the scenes,
-            `latents_per_decode` and `sample_image` of the world models.
+            `samples` and `image_size` of the scenes, `latents_per_decode` and `sample_image` of the world models.
 
     Raises:
         ValueError: An unknown name or option; the message lists the known ones.
