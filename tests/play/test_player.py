@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pygame
 import pytest
 from played import FPS, SIZE, GatedTestcard, picture
 
+from worldplay_env.play import overlay
+from worldplay_env.play.overlay import Type
 from worldplay_env.play.player import Player
 from worldplay_env.play.screen import Screen, View
 from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
 from worldplay_env.testcard import Testcard
 from worldplay_env.world import Start, World
+
+RESIZED = [(640, 400), (1920, 1080), (400, 700), (330, 210), (641, 399)]
 
 
 def down(key: int) -> pygame.event.Event:
@@ -42,13 +48,14 @@ class Stage:
         steps: list[tuple[Callable[[View], bool], list[pygame.event.Event]]],
         load: Callable[[], World] = lambda: Testcard(SIZE),
         fps: float = 8 * FPS,
+        leave: pygame.event.Event | None = None,
     ) -> Session:
-        """Play until the steps are done, and leave."""
+        """Play until the steps are done, and leave, by Esc unless another event is given."""
         screen = Screen("test", (320, 200))
         pygame.event.clear()
         studio = Studio(self.folder, fps)
         session = Session([Lane("world", load)], Start(picture()), fps)
-        remaining = [*steps, (lambda view: True, [down(pygame.K_ESCAPE)])]
+        remaining = [*steps, (lambda view: True, [leave or down(pygame.K_ESCAPE)])]
         draw = screen.draw
 
         def act(view: View) -> None:
@@ -59,7 +66,7 @@ class Stage:
                     pygame.event.post(event)
 
         screen.draw = act  # type: ignore[method-assign]
-        self.player = Player(session, screen, studio, "testcard", (picture(),))
+        self.player = Player(session, screen, studio, ["testcard"], (picture(),))
         try:
             self.player.run()
         finally:
@@ -141,6 +148,66 @@ def test_leaving_does_not_wait_for_the_world(stage: Stage) -> None:
         patch.setattr(Screen, "close", closed)
         stage.play([(begun, [])], lambda: world)
     assert stage.closed
+
+
+def test_a_window_of_another_size_is_laid_out_anew_and_closes_while_a_chunk_is_made(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = GatedTestcard()
+    world.leave.release(9)  # two chunks and a quarter: the rest of the third is held back until the window is gone
+    close = Screen.close
+    seen: list[tuple[View, np.ndarray]] = []
+
+    def closed(screen: Screen) -> None:
+        close(screen)
+        world.leave.release(100)
+
+    def resize(size: tuple[int, int]) -> bool:
+        pygame.display.set_mode(size, pygame.RESIZABLE)
+        return True
+
+    def remember(view: View) -> bool:
+        seen.append((view, on_screen()))
+        return True
+
+    steps: list[tuple[Callable[[View], bool], list[pygame.event.Event]]] = [
+        (plays, [down(pygame.K_w)]),
+        (lambda view: world.begun == 3 and view.sign != "" and "w" in view.held, []),
+    ]
+    for size in RESIZED:
+        resized = pygame.event.Event(pygame.VIDEORESIZE, size=size, w=size[0], h=size[1])
+        steps += [(lambda view, size=size: resize(size), [resized]), (remember, [])]  # type: ignore[misc]
+    with monkeypatch.context() as patch:
+        patch.setattr(Screen, "close", closed)
+        stage.play(steps, lambda: world, leave=pygame.event.Event(pygame.QUIT))
+
+    assert stage.closed
+    assert world.begun == 3
+    for size, (view, image) in zip(RESIZED, seen, strict=True):
+        # Nothing is left of how it was laid out before: a new window of that size looks the same.
+        screen = Screen("test", size)
+        screen.draw(view)
+        np.testing.assert_array_equal(image, on_screen())
+        screen.draw(dataclasses.replace(view, overlay=False))
+        drawn_over = (image != on_screen()).any(axis=2)
+        kind = Type(size)
+        screen.close()
+        keys = np.argwhere(drawn_over & has_colour(image, overlay.LIT))  # W, in the lower left corner
+        assert keys[:, 0].min() > size[1] - kind.px(110)
+        assert keys[:, 1].max() < kind.px(95)
+        heading = np.argwhere((drawn_over & has_colour(image, overlay.INK))[: size[1] // 2, size[0] // 2 :])
+        assert heading[:, 0].max() < kind.px(130)  # on the map, in the upper right one
+        assert heading[:, 1].min() > size[0] - size[0] // 2 - kind.px(130)
+
+
+def on_screen() -> np.ndarray:
+    """Return what the window shows, uint8 [height, width, 3]."""
+    return pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+
+
+def has_colour(image: np.ndarray, colour: tuple[int, ...]) -> np.ndarray:
+    """Return which pixels have nearly that colour, bool [height, width]."""
+    return (np.abs(image.astype(int) - colour) < 20).all(axis=2)
 
 
 def test_a_prompt_is_typed_edited_and_sent(stage: Stage) -> None:

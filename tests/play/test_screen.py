@@ -9,7 +9,7 @@ import pygame
 import pytest
 
 from worldplay_env.play import overlay
-from worldplay_env.play.loading import Loading, Progress
+from worldplay_env.play.loading import Progress
 from worldplay_env.play.overlay import Type, Walk
 from worldplay_env.play.screen import BACKGROUND, NoDisplay, Screen, View
 
@@ -58,11 +58,8 @@ def full_view(**changes: object) -> View:
     return View(**(settings | changes))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("typing", [None, "snow " * 60])
-def test_nothing_is_cut_off(
-    size: tuple[int, int], typing: str | None, open_screen: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def watch(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> list[pygame.Rect]:
+    """Have the window drawn on a canvas of some size; return where panels are put on it, as it goes on."""
     placed: list[pygame.Rect] = []
 
     class Watched(pygame.Surface):
@@ -71,13 +68,29 @@ def test_nothing_is_cut_off(
             placed.append(rect)
             return super().blit(source, place, *rest)
 
-    screen = open_screen(size)
     canvas = Watched(size)
     monkeypatch.setattr(pygame.display, "get_surface", lambda: canvas)
-    screen.draw(full_view(typing=typing))
+    return placed
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("typing", [None, "snow " * 60])
+def test_nothing_is_cut_off(
+    size: tuple[int, int], typing: str | None, open_screen: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = watch(monkeypatch, size)
+    open_screen(size).draw(full_view(typing=typing))
     window = pygame.Rect((0, 0), size)
     assert len(placed) >= 8
     assert [rect for rect in placed if not window.contains(rect)] == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 30), (1, 300), (2000, 1)])
+def test_a_window_that_is_too_small_for_anything_is_drawn_all_the_same(
+    size: tuple[int, int], open_screen: Callable
+) -> None:
+    lanes = {"pictures": (GREEN, BLUE), "captions": ("one", "two"), "walks": (WALK, WALK)}
+    assert drawn(open_screen(size), full_view(typing="snow", **lanes)).shape == (size[1], size[0], 3)
 
 
 @pytest.mark.parametrize("size", SIZES[:2])
@@ -93,6 +106,26 @@ def test_the_panels_of_a_usual_moment_do_not_cover_one_another(size: tuple[int, 
     # Between the corner panels, and between the clusters and what is above them, the picture is free.
     assert not changed[height // 3 : height - kind.px(90)].any()
     assert not changed[: height // 3, width // 2 + kind.px(30) : width - kind.px(140)].any()
+
+
+@pytest.mark.parametrize("size", [(640, 400), (960, 600), (1920, 1080), (600, 900)])
+def test_the_names_of_two_worlds_are_covered_by_no_panel(
+    size: tuple[int, int], open_screen: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = full_view(
+        pictures=(GREEN, BLUE),
+        captions=("testcard, seed 12", "testcard, seed 345678"),
+        walks=(WALK, WALK),
+        notice="",
+        sign="",
+        progress=None,
+        filming=None,
+        error="",
+    )
+    placed = watch(monkeypatch, size)
+    open_screen(size).draw(view)
+    for index, rect in enumerate(placed):
+        assert rect.collidelist(placed[:index]) < 0
 
 
 def test_keys_light_up_in_their_cluster(open_screen: Callable) -> None:
@@ -162,6 +195,25 @@ def test_the_map_turns_with_the_camera_and_marks_memory_and_bookmark() -> None:
     assert heights[0] > heights[-1]  # a triangle that is pointed on the right
 
 
+def test_the_map_shows_a_bookmark_that_the_walk_does_not_come_near() -> None:
+    pygame.font.init()
+    walk = Walk(np.zeros((1, 2)), np.array([0.0, 1.0]), bookmark=np.array([30.0, -9.0]))
+    image = pygame.surfarray.array3d(overlay.draw_map(Type((640, 400)), 200, [walk]))
+    assert (image == overlay.LIT).all(axis=2).sum() > 5
+
+
+def test_the_map_shows_what_the_first_world_remembers_where_both_went_the_same_way() -> None:
+    pygame.font.init()
+    path = np.array([[0.0, 0.0], [0.0, 4.0]])
+    dreamt = Walk(path, np.array([0.0, 1.0]), np.array([[0.0, 1.0], [0.0, 2.0]]))
+
+    def remembered(*walks: Walk) -> int:
+        image = pygame.surfarray.array3d(overlay.draw_map(Type((640, 400)), 200, walks))
+        return int((image == overlay.REMEMBERED).all(axis=2).sum())
+
+    assert remembered(dreamt, Walk(path, np.array([0.0, 1.0]))) == remembered(dreamt) > 10
+
+
 def test_long_texts_are_broken_into_lines_and_cut_with_an_ellipsis() -> None:
     pygame.font.init()
     kind = Type((640, 400))
@@ -182,25 +234,3 @@ def test_a_display_that_does_not_answer_is_no_display(monkeypatch: pytest.Monkey
     monkeypatch.setenv("SDL_VIDEODRIVER", "no-such-driver")
     with pytest.raises(NoDisplay, match="no display to open a window on"):
         Screen("test", (640, 400))
-
-
-def test_loading_goes_on_and_never_claims_to_be_done() -> None:
-    loading = Loading("tiny")
-    fractions = [loading.progress("Loading tiny", seconds).fraction for seconds in (0, 1, 5, 50, 5000)]
-    assert fractions[0] == 0
-    assert fractions == sorted(fractions)
-    assert fractions[2] < 0.9
-    assert "usually a few seconds" in loading.progress("Loading tiny", 3).text
-
-
-def test_a_download_is_counted_in_bytes(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldplay_env.play.loading._hub_cache", lambda: tmp_path)
-    blobs = tmp_path / "models--tencent--HY-WorldPlay" / "blobs"
-    blobs.mkdir(parents=True)
-    loading = Loading("wan-5b")
-    assert "usually" in loading.progress("Loading wan-5b", 0.0).text
-    with (blobs / "model.incomplete").open("wb") as file:
-        file.truncate(6_000_000_000)  # a hole, which takes no room
-    progress = loading.progress("Loading wan-5b", 60.0)
-    assert progress.fraction == pytest.approx(0.2)
-    assert progress.text == "Loading wan-5b: downloaded 6.0 of about 30 GB, 4 min left"

@@ -232,9 +232,7 @@ def test_a_world_that_fails_says_why_and_starts_over(clock: FakeClock) -> None:
     session.close()
 
 
-@pytest.mark.parametrize(
-    "state", ["loading", "first chunk", "mid-chunk", "paused", "failed", "waiting for the picture"]
-)
+@pytest.mark.parametrize("state", ["loading", "first chunk", "mid-chunk", "paused", "failed", "in time"])
 def test_closing_leaves_no_thread_in_any_state(clock: FakeClock, state: str) -> None:
     world, loaded = GatedTestcard(), threading.Event()
     if state != "loading":

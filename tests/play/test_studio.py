@@ -95,7 +95,7 @@ def test_an_encoder_that_breaks_off_is_said_once_and_another_film_can_be_made(
         for frame in frames(5):
             studio.add(frame)
         studio.close()
-    assert studio.failures == ["writing failed: the disk is full"]
+    assert studio.failures == ["the disk is full"]
     studio.toggle_film()
     studio.add(frames(1)[0])
     studio.close()

@@ -17,7 +17,7 @@ from worldplay_env.training.autoencoder import (
     measured_config,
     rebuild,
 )
-from worldplay_env.training.data import held_labels, peak_signal_to_noise, training_seeds
+from worldplay_env.training.data import held_labels, training_seeds
 from worldplay_env.training.optimiser import Optimiser
 
 CPU = torch.device("cpu")
@@ -76,12 +76,3 @@ def test_held_labels_are_actions_that_are_held() -> None:
     assert labels.min() == 0
     assert labels.max() == 80
     assert 0.3 < (labels[:, 1:] == labels[:, :-1]).mean() < 0.9
-
-
-def test_peak_signal_to_noise_is_that_of_pictures_in_bytes() -> None:
-    truth = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
-    frames = truth.clone()
-    frames[1] = 255
-    decibels = peak_signal_to_noise(frames, truth)
-    assert decibels[0] > 100
-    assert decibels[1] == pytest.approx(0, abs=1e-5)

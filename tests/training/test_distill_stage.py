@@ -92,7 +92,7 @@ def test_self_forcing_overfits_one_path() -> None:
     fused = FusedTransformer(dreamer.transformer, torch.float32)
     autoencoder = initialise(Autoencoder(CONFIG.autoencoder), 2).requires_grad_(False)
     optimiser, rollouts = Optimiser(dreamer, is_inside), Rollouts(paths, 4)
-    options = DistillOptions(frames=64, decoded=2, memory_noise=0.0)
+    options = DistillOptions(decoded=2, memory_noise=0.0)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
     for _ in range(60):

@@ -15,7 +15,7 @@ from worldplay_env.model.config import TINY
 from worldplay_env.training import checkpoint
 from worldplay_env.training.__main__ import main
 from worldplay_env.training.dreamer import Dreamer
-from worldplay_env.training.export import FILES, MOST_BYTES, export
+from worldplay_env.training.export import FIGURES, FILES, MOST_BYTES, export
 from worldplay_env.weights import hub
 from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.weights.files import CheckpointError
@@ -47,7 +47,8 @@ def test_the_weights_of_a_world_are_exported_with_statistics_and_card(runs: Path
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert sum(path.stat().st_size for path in out.iterdir()) < MOST_BYTES
     card = (out / "README.md").read_text()
-    for fact in ("steps: 7", "training time: 1.5 minutes", "held-out psnr: 12.5", "seed: 3", "python -m the.command"):
+    facts = ("- steps: 7", "- time: 1.5 minutes", "| held-out psnr | 12.5 | dB", "- seed: 3", "python -m the.command")
+    for fact in facts:
         assert fact in card
 
 
@@ -101,7 +102,11 @@ def test_the_whole_pipeline_by_its_command_lines(tmp_path: Path, monkeypatch: py
         assert list(Path("runs", stage).glob("*.png"))
     card = Path("exported/README.md").read_text()
     assert card.count("python -m worldplay_env.training") == 5
-    assert "It began with" in card
+    assert card.index("flow matching") < card.index("own rollouts")
+    for stage in ("autoencoder", "transformer", "distill"):
+        notes = checkpoint.averages(Path("runs", stage)).notes
+        noted = {name for name, value in notes.items() if isinstance(value, float)}
+        assert noted <= FIGURES.keys()  # the card says of every figure what it means
 
     world = worldplay_env.load("exported", device="cpu")
     picture = np.random.default_rng(0).integers(0, 256, (*world.image_size, 3), dtype=np.uint8)

@@ -50,7 +50,7 @@ def saved_in(folder: Path) -> Path:
 
 def test_a_run_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     first = line_run(tmp_path, 30)
-    temporary = tmp_path / ".step-000031.tmp"  # what a run that is killed while it writes leaves
+    temporary = tmp_path / ".step.tmp"  # what a run that is killed while it writes leaves
     temporary.mkdir()
     (temporary / "model-00.safetensors").write_bytes(b"half")
     again = line_run(tmp_path, 0)
@@ -64,6 +64,35 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert (last.module.weight - target).norm() < (first.module.weight - target).norm()
     assert saved_in(tmp_path).name == "step-000060"
     assert len(last.notes["commands"]) == 3
+
+
+def test_a_run_that_is_killed_while_it_saves_a_step_again_keeps_that_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line_run(tmp_path, 3)
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            line_run(tmp_path, 0)
+    assert checkpoint.exists(tmp_path)
+    assert line_run(tmp_path, 2).step == 5
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["log", "step-000005"]
+
+
+def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path: Path) -> None:
+    assert not checkpoint.exists(tmp_path)
+    for step in (999_999, 1_000_000):
+        checkpoint.save(tmp_path, step, 1.0, {}, {})
+    saved = checkpoint.latest(tmp_path)
+    assert saved is not None
+    assert saved.step == 1_000_000
 
 
 @pytest.mark.parametrize("group", ["model", "averages"])
@@ -127,6 +156,29 @@ def test_the_first_figures_come_soon_and_say_where_the_time_goes(
         assert figure in lines[0]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_reports_are_due_every_so_many_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    run = line_run(tmp_path, 0)
+    seconds = 0.0
+    monkeypatch.setattr(Run, "seconds", property(lambda run: seconds))
+    run.start_clock(report_at_once=at_once)
+    due = []
+    for step in range(40):  # ten minutes, a report every two
+        seconds = 15.0 * step
+        if run.report_is_due():
+            due.append(step)
+    assert due == [0] * at_once + [8, 16, 24, 32]
+
+
+def test_a_run_that_moved_says_on_which_machines_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for machine in ("one", "one", "another"):
+        monkeypatch.setattr("worldplay_env.training.run.hardware", lambda device, machine=machine: machine)
+        run = line_run(tmp_path, 1)
+    assert run.notes["hardware"] == "one, then another"
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing_for_good(tmp_path: Path) -> None:
     run = line_run(tmp_path, 1)
     run.update(partial(line_losses, run.module), torch.full((8, 4), float("nan")))
@@ -135,8 +187,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing_for_good(tmp_path: Path) 
 
 def test_the_command_line_of_a_run_names_what_is_not_the_default() -> None:
     assert command(LineOptions()) == "python -m worldplay_env.training line"
-    options = LineOptions(minutes=2.0, compile=False, folder=Path("a/b"))
-    assert command(options) == "python -m worldplay_env.training line --folder a/b --minutes 2.0 --no-compile"
+    options = LineOptions(minutes=2.0, compile=False, folder=Path("a b"))
+    assert command(options) == "python -m worldplay_env.training line --folder 'a b' --minutes 2.0 --no-compile"
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 3, 2, 3, 3)])

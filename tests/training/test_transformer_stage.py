@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_paths import SIZE, small_paths
 from small_world import CONFIG
 from torch import Tensor
 
@@ -16,33 +20,16 @@ from worldplay_env.control.camera import DEFAULT_INTRINSICS, integrate, rebase, 
 from worldplay_env.model import sampler
 from worldplay_env.model.attention import DifferentiableCache
 from worldplay_env.training import latents as data
+from worldplay_env.training import paths as paths_module
 from worldplay_env.training.dreamer import Dreamer, fresh, is_inside
-from worldplay_env.training.latents import LatentPaths
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import memory_length, path_labels, plan, undo
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.transformer import TransformerOptions, draw, draw_timesteps, flow_losses, plan_ahead
+from worldplay_env.training.transformer import TransformerOptions, draw, draw_timesteps, flow_losses
 from worldplay_env.weights.checkpoint import initialise
 
-SIZE = (32, 48)
 CPU = torch.device("cpu")
 OPTIONS = TransformerOptions(frames=48, memory_noise=0.0)
-
-
-def small_paths(count: int = 2, chunks: int = 5) -> LatentPaths:
-    """Return planned paths with latents of noise, in the sizes of the small world."""
-    planned = plan(range(count), chunks, SIZE)
-    generator = torch.Generator().manual_seed(0)
-    shape = (count, 4 * chunks, CONFIG.transformer.in_channels, 4, 6)
-    return LatentPaths(
-        latents=torch.randn(shape, generator=generator).half(),
-        c2w=torch.from_numpy(planned.poses),
-        w2c=torch.from_numpy(view_matrices(planned.poses)),
-        labels=torch.from_numpy(planned.labels),
-        memory=torch.from_numpy(planned.memory),
-        tokens=torch.ones(count, CONFIG.text.text_len, dtype=torch.int64),
-        mask=torch.ones(count, CONFIG.text.text_len, dtype=torch.int64),
-    )
 
 
 def test_a_planned_path_has_the_memory_and_the_labels_that_the_world_would_have() -> None:
@@ -58,6 +45,29 @@ def test_planning_again_gives_the_same_paths_and_another_seed_others() -> None:
     first, again, other = (plan(range(3), 4, SIZE, seed=seed) for seed in (1, 1, 2))
     assert (first.poses == again.poses).all()
     assert (first.poses != other.poses).any()
+
+
+def test_plans_that_nobody_asked_for_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths_module, "_SHARD", 1)
+    pools: list[ThreadPoolExecutor] = []
+
+    def threads(workers: int, **options: Any) -> ThreadPoolExecutor:
+        pools.append(ThreadPoolExecutor(workers))
+        return pools[-1]
+
+    begun: list[int] = []
+
+    def slow_plan(seeds: range, **options: Any) -> range:
+        begun.append(seeds[0])
+        time.sleep(0.02)
+        return seeds
+
+    monkeypatch.setattr(paths_module, "ProcessPoolExecutor", threads)
+    monkeypatch.setattr(paths_module, "plan", slow_plan)
+    with paths_module.plans(range(100), 1, SIZE, workers=2) as planned:
+        assert [next(planned), next(planned)] == [range(1), range(1, 2)]
+    pools[0].shutdown(wait=True)
+    assert len(begun) < 10
 
 
 @pytest.mark.parametrize("steps", [3, 4, 19, 63])
@@ -136,7 +146,7 @@ def test_flow_matching_overfits_one_path() -> None:
     optimiser = Optimiser(dreamer, is_inside)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
-    for _ in range(80):
+    for _ in range(100):
         losses.append(flow_losses(dreamer, fused, draw(paths, options, rng, generator))["loss"])
         losses[-1].backward()
         optimiser.step(1e-2)
@@ -146,7 +156,7 @@ def test_flow_matching_overfits_one_path() -> None:
 
 def test_a_batch_size_that_a_memory_length_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match=r"multiple of 48.*100"):
-        plan_ahead(replace(OPTIONS, frames=100), 0)
+        replace(OPTIONS, frames=100)
 
 
 def test_nothing_held_out_is_trained_on() -> None:

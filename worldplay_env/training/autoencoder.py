@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from worldplay_env.evaluation.metrics import psnr
 from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.model.config import TINY, AutoencoderConfig
-from worldplay_env.training.data import SceneClips, held_out_clips, peak_signal_to_noise, training_seeds
+from worldplay_env.training.data import SceneClips, held_out_clips, training_seeds
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.run import Run, RunOptions, compute_dtype, fast_convolutions
 from worldplay_env.weights.checkpoint import initialise
@@ -37,6 +38,7 @@ class AutoencoderOptions(RunOptions):
     """Train the autoencoder on clips of scenes, rendered as they are needed."""
 
     folder: Path = Path("runs/autoencoder")
+    report_every: float = 1.0
     clips: int = 6
     """Clips in a batch, of 49 images each."""
     scenes: int = 4096
@@ -49,8 +51,6 @@ class AutoencoderOptions(RunOptions):
     """Clips of held-out scenes that are reported on."""
     measured: int = 96
     """Clips that the latents' mean and deviation are measured on."""
-    report_every: float = 1.0
-    """Minutes between reports."""
 
     def run(self) -> None:
         """Train, until the time is up."""
@@ -77,8 +77,7 @@ def train(options: AutoencoderOptions) -> Run[Autoencoder]:
     losses_of = partial(losses, autoencoder, options)
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     noise_shape = (options.clips, TINY.autoencoder.z_dim, CLIP_LATENTS, *TINY.latent_size)
-    next_report = 0.0
-    run.start_clock()
+    run.start_clock(report_at_once=True)  # later stages need what a report measures
     for _ in run.steps():
         path = clips.wander(rng, options.clips, CLIP_LATENTS)
         video = as_video(clips.render(path.which, path.poses))
@@ -86,8 +85,7 @@ def train(options: AutoencoderOptions) -> Run[Autoencoder]:
         run.lap("data")
         with fast_convolutions():
             run.update(losses_of, video, noise)
-        if run.seconds >= next_report:
-            next_report = run.seconds + options.report_every * 60
+        if run.report_is_due():
             report(run, held_out, measured, options.clips)
     report(run, held_out, measured, options.clips)
     run.save()
@@ -187,7 +185,7 @@ def report(run: Run[Autoencoder], held_out: Tensor, measured: Tensor, at_once: i
     """
     parts = [rebuild(run.averaged, as_video(clips))[0] for clips in held_out.split(at_once)]
     frames = pixels_to_uint8(torch.cat(parts).permute(0, 2, 3, 4, 1))
-    decibels = peak_signal_to_noise(frames.flatten(0, 1), held_out.flatten(0, 1))
+    decibels = psnr(frames.flatten(0, 1), held_out.flatten(0, 1))
     figures = {"held-out psnr": float(decibels.mean()), "worst frame": float(decibels.min())}
     means = [rebuild(run.averaged, as_video(clips))[1] for clips in measured.split(at_once)]
     latents = torch.cat(means).movedim(1, 0).flatten(1)  # [z, all]

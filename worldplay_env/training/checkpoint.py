@@ -8,8 +8,8 @@ A run's folder holds the newest checkpoint as `step-000123/`:
 
 So a later stage can run where `index.json` and the averages are, without the model's files. No file is larger than
 16 MiB. A checkpoint is written under a temporary name and then renamed, so that a killed run leaves the one before
-it. Tensors are stored in float16; the optimiser's state is not stored at all: it is as large again twice over, and a
-hundred warm-up steps rebuild it.
+it; one of the same step is set aside as `replaced-000123/` meanwhile. Tensors are stored in float16; the optimiser's
+state is not stored at all: it is as large again twice over, and a hundred warm-up steps rebuild it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def save(
 ) -> Path:
     """Write a checkpoint of a run, remove the older ones, and return the new one's folder."""
     path = folder / f"step-{step:06d}"
-    temporary = folder / f".{path.name}.tmp"
+    temporary = folder / ".step.tmp"  # one name, so that what a killed run left is removed
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     hashes: dict[str, str] = {}
@@ -77,11 +77,19 @@ def save(
             hashes[file.name] = _sha256(file)
     index = {"step": step, "seconds": seconds, "notes": dict(notes or {}), "sha256": hashes}
     (temporary / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        aside = folder / f"replaced-{step:06d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
     temporary.rename(path)
     for older in _checkpoints(folder)[:-1]:
         shutil.rmtree(older)
     return path
+
+
+def exists(folder: Path) -> bool:
+    """Return whether a run has a checkpoint to go on from."""
+    return bool(_checkpoints(folder))
 
 
 def latest(folder: Path) -> Saved | None:
@@ -159,7 +167,10 @@ def _remedy(path: Path) -> str:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    """Return a run's checkpoints, oldest first: one that was set aside, then the others by their steps."""
+    aside = sorted(path for path in folder.glob("replaced-*") if path.is_dir())
+    own = (path for path in folder.glob("step-*") if path.is_dir())
+    return aside + sorted(own, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

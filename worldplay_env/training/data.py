@@ -18,7 +18,7 @@ from worldplay_env.scenes.walk import MOTIONS, between, motion_matrices, walk
 
 
 @dataclass(frozen=True)
-class Path:
+class CameraPaths:
     """Cameras of B clips, in their scenes' coordinates.
 
     Attributes:
@@ -87,12 +87,12 @@ class SceneClips:
         own = np.stack([self.scenes[index].start for index in which])
         return np.where(np.logical_or.reduce(free, axis=1)[:, None, None], poses, own)
 
-    def walk(self, which: np.ndarray, starts: np.ndarray, labels: np.ndarray) -> Path:
+    def walk(self, which: np.ndarray, starts: np.ndarray, labels: np.ndarray) -> CameraPaths:
         """Follow action labels [B, N - 1] from the starts [B, 4, 4]."""
         poses, blocked = walk([self.scenes[index] for index in which], starts, MOTIONS[labels])
-        return Path(which, poses, blocked)
+        return CameraPaths(which, poses, blocked)
 
-    def wander(self, rng: np.random.Generator, count: int, latents: int) -> Path:
+    def wander(self, rng: np.random.Generator, count: int, latents: int) -> CameraPaths:
         """Draw `count` paths of `latents` poses, for clips: actions held or changing, stops and turns among them."""
         which = rng.integers(len(self.scenes), size=count)
         return self.walk(which, self.begin(rng, which), held_labels(rng, count, latents - 1))
@@ -143,9 +143,3 @@ def held_out_clips(count: int, latents: int, size: tuple[int, int], device: torc
     which = np.arange(count)
     path = clips.walk(which, clips.begin(rng, which), held_labels(rng, count, latents - 1))
     return clips.render(which, path.poses)
-
-
-def peak_signal_to_noise(frames: Tensor, truth: Tensor) -> Tensor:
-    """Return the PSNR in dB of pictures in 0..255 [N, ...]: float [N]."""
-    error = (frames.float() - truth.float()).square().flatten(1).mean(1)
-    return 10 * torch.log10(255.0**2 / error.clamp(min=1e-8))

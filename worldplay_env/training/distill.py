@@ -17,31 +17,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldplay_env.memory import MEMORY
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TINY
 from worldplay_env.training import checkpoint, transformer
-from worldplay_env.training import dreamer as shared
 from worldplay_env.training.dreamer import (
     Dreamer,
     denoise,
     fresh,
     is_inside,
     remember,
-    trained_autoencoder,
+    report,
     without_prompts,
 )
 from worldplay_env.training.latents import Chunks, LatentPaths
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import memory_length
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.run import Run, compute_dtype, fast_convolutions
+from worldplay_env.training.run import Run, fast_convolutions
 from worldplay_env.training.transformer import (
     PROMPTS_DROPPED,
     DreamerOptions,
     flow_losses,
     noised,
-    plan_ahead,
-    render_data,
+    prepare,
 )
 from worldplay_env.world import CHUNK_LATENTS, pick_device
 
@@ -89,15 +88,15 @@ class Rollouts:
     def __init__(self, paths: LatentPaths, count: int) -> None:
         self._paths, self._count = paths, count
         self._history = torch.empty_like(paths.latents[:1]).repeat(count, 1, 1, 1, 1)
+        self.rows = torch.zeros(count, dtype=torch.int64, device=paths.latents.device)
         self.chunk = self._end = 0
 
     def next(self, rng: np.random.Generator) -> None:
         """Begin anew, along other paths, if the rollouts are at their end."""
         if self.chunk < self._end:
             return
-        device = self._history.device
         rows = rng.choice(len(self._paths), self._count, replace=len(self._paths) < self._count)
-        self.rows = torch.from_numpy(rows).to(device)
+        self.rows = torch.from_numpy(rows).to(self.rows.device)
         lifetime = LIFETIMES[rng.integers(len(LIFETIMES))] or self._paths.chunks
         self.chunk, self._end = 0, min(lifetime, self._paths.chunks)
 
@@ -118,46 +117,38 @@ def train(options: DistillOptions) -> Run[Dreamer]:
     """Train the four-step sampler of the tiny world, or go on doing so."""
     device = pick_device(options.device)
     dreamer = fresh(TINY, options.seed, device)
-    begins = not list(options.folder.glob("step-*"))
+    begins = not checkpoint.exists(options.folder)
     if begins:
         before = checkpoint.averages(options.transformer)
         checkpoint.fill(dreamer, before.averages)
     run = Run(options, dreamer, Optimiser(dreamer, is_inside))
     if begins:
         run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
-    dtype = compute_dtype(device)
-    autoencoder = trained_autoencoder(options.autoencoder, TINY, device, dtype)
-    planned = plan_ahead(options, data_seed=7 + run.step)
-    compiled = (options.frames, options.frames // 4) if options.compile else ()
-    fused = FusedTransformer(dreamer.transformer, dtype, compiled)
-    fused.warm_up(TINY.tokens_per_frame)
-    paths, held_out = render_data(options, autoencoder, planned)
-    run.notes["data"] = f"{len(paths)} paths of {paths.chunks} chunks, one a scene, others in each call"
+    compiled = (options.frames, options.frames // 4)  # full memories, and rollouts' chunks
+    fused, autoencoder, paths, held_out = prepare(options, run, data_seed=7 + run.step, compiled=compiled)
     rng = np.random.default_rng((options.seed, run.step, 1))
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
-    groups = [Rollouts(paths, options.frames // 16) for _ in range(options.groups)]
+    groups = [Rollouts(paths, options.frames // MEMORY) for _ in range(options.groups)]
     if begins:
-        shared.report(run, autoencoder, held_out, options.chunks, dtype)
+        report(run, autoencoder, held_out, options.chunks)
+    own = partial(rollout_losses, dreamer, fused, autoencoder, options.pixels)
+    replayed = partial(flow_losses, dreamer, fused)
     run.start_clock()
-    next_report = run.seconds + options.report_every * 60
-    losses = partial(rollout_losses, dreamer, fused, autoencoder, options.pixels)
-    replay = partial(flow_losses, dreamer, fused)
     for step in run.steps():
         if rng.random() < options.replay:
             batch = transformer.draw(paths, options, rng, generator)
             run.lap("data")
-            run.update(replay, batch)
+            run.update(replayed, batch)
         else:
             rollouts = groups[step % len(groups)]
             rollouts.next(rng)
             coming = draw(rollouts, paths, options, generator)
             run.lap("data")
             with fast_convolutions():
-                rollouts.commit(run.update(losses, coming)["made"])
-        if run.seconds >= next_report:
-            next_report = run.seconds + options.report_every * 60
-            shared.report(run, autoencoder, held_out, options.chunks, dtype)
-    shared.report(run, autoencoder, held_out, options.chunks, dtype)
+                rollouts.commit(run.update(own, coming)["made"])
+        if run.report_is_due():
+            report(run, autoencoder, held_out, options.chunks)
+    report(run, autoencoder, held_out, options.chunks)
     run.save()
     return run
 
@@ -201,9 +192,9 @@ def rollout_losses(
     """
     chunks = batch.chunks
     text = fused.text(dreamer.embed(batch.tokens, batch.mask))
-    steps = denoise(fused, chunks, batch.noise, text, remember(fused, chunks, text))
-    made = steps[-1].clean
-    errors = [(step.clean - chunks.clean).square().mean() for step in steps]
+    predictions = denoise(fused, chunks, batch.noise, text, remember(fused, chunks, text))
+    made = predictions[-1]
+    errors = [(prediction - chunks.clean).square().mean() for prediction in predictions]
     latents = sum(share * error for share, error in zip(STEP_WEIGHTS, errors, strict=True)) / sum(STEP_WEIGHTS)
     pixels = errors[0].new_zeros(())
     if weight:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from worldplay_env.evaluation.metrics import psnr
 from worldplay_env.model import sampler
 from worldplay_env.model.attention import KeysValues
 from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8
@@ -17,11 +17,10 @@ from worldplay_env.model.text import embed, text_model
 from worldplay_env.model.transformer import Transformer
 from worldplay_env.training import checkpoint
 from worldplay_env.training.autoencoder import channels_last, measured_config
-from worldplay_env.training.data import peak_signal_to_noise
 from worldplay_env.training.latents import Chunks, LatentPaths
 from worldplay_env.training.paths import memory_length
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.run import Run
+from worldplay_env.training.run import Run, compute_dtype
 from worldplay_env.weights.checkpoint import initialise, load_autoencoder
 from worldplay_env.world import CHUNK_LATENTS
 
@@ -81,34 +80,36 @@ def trained_autoencoder(
     return channels_last(autoencoder.requires_grad_(False))
 
 
-class Step(NamedTuple):
-    """One of the four denoising steps: the prediction of the clean chunk [b, C, 4, h, w], with gradient."""
-
-    clean: Tensor
-    sigma: float
-
-
 def denoise(
     fused: FusedTransformer, chunks: Chunks, noise: Tensor, text: list[KeysValues], memory: list[KeysValues] | None
-) -> list[Step]:
-    """Run the four steps of the schedule (spec section 7); the last step's prediction is the result.
+) -> list[Tensor]:
+    """Run the four steps of the schedule (spec section 7) and return each one's prediction of the clean chunks.
 
-    Each step has gradients of its own: what it starts from is detached. In chunk 0 (no memory), latent frame 0 is
-    the start's picture: it is given clean and not changed.
+    The last prediction is the result. Each step has gradients of its own: what it starts from is detached. In chunk 0
+    (no memory), latent frame 0 is the start's picture: it is given clean and not changed.
+
+    Args:
+        fused: The transformer.
+        chunks: b chunks, of which the cameras, the labels and that first frame are used.
+        noise: float32 [b, C, 4, h, w] that they are made from.
+        text: What `fused.text` returned for their prompts.
+        memory: What `remember` returned for them.
+
+    Returns:
+        Four of float32 [b, C, 4, h, w].
     """
     known = torch.zeros(noise.shape[0], CHUNK_LATENTS, dtype=torch.bool, device=noise.device)
     known[:, 0] = memory is None
     mask = known[:, None, :, None, None]
     length = chunks.memory.shape[2]
     x = torch.where(mask, chunks.clean, noise)
-    steps = []
+    predictions = []
     for step, timestep in enumerate(sampler.TIMESTEPS):
         timesteps = torch.where(known, sampler.KNOWN_TIMESTEP, timestep)
         flow = fused.velocity(x, timesteps, chunks.labels[:, length:], chunks.viewmats[:, length:], text, memory)
-        sigma = sampler.SIGMAS[step]
-        steps.append(Step(torch.where(mask, chunks.clean, x - sigma * flow), sigma))
+        predictions.append(torch.where(mask, chunks.clean, x - sampler.SIGMAS[step] * flow))
         x = torch.where(mask, x, sampler.euler_step(x, flow, step)).detach()
-    return steps
+    return predictions
 
 
 def remember(fused: FusedTransformer, chunks: Chunks, text: list[KeysValues]) -> list[KeysValues] | None:
@@ -132,7 +133,7 @@ def roll_out(dreamer: Dreamer, paths: LatentPaths, chunks: int, dtype: torch.dty
     for chunk in range(chunks):
         part = paths.take(rows, torch.full_like(rows, chunk), memory_length(chunk), history=history)
         noise = torch.randn(part.clean.shape, generator=generator, device=device)
-        made = denoise(fused, part, noise, text, remember(fused, part, text))[-1].clean
+        made = denoise(fused, part, noise, text, remember(fused, part, text))[-1]
         history[:, chunk * CHUNK_LATENTS : (chunk + 1) * CHUNK_LATENTS] = made.transpose(1, 2).half()
     return history[:, : chunks * CHUNK_LATENTS].transpose(1, 2).float()
 
@@ -144,7 +145,7 @@ def decode(autoencoder: Autoencoder, latents: Tensor, at_once: int = 8) -> Tenso
     return torch.cat(parts).permute(0, 2, 3, 4, 1).contiguous()
 
 
-def report(run: Run[Dreamer], autoencoder: Autoencoder, paths: LatentPaths, chunks: int, dtype: torch.dtype) -> None:
+def report(run: Run[Dreamer], autoencoder: Autoencoder, paths: LatentPaths, chunks: int) -> None:
     """Log how held-out rollouts of so many chunks compare with the truth, and show some: truth above, dream below.
 
     Figures are PSNR of whole frames: of all chunks, of the last, of the autoencoder, of repeating the first frame.
@@ -152,7 +153,7 @@ def report(run: Run[Dreamer], autoencoder: Autoencoder, paths: LatentPaths, chun
     assert paths.frames is not None
     frames = 4 * CHUNK_LATENTS * chunks - 3
     truth = paths.frames[:, :frames]
-    dreamt = decode(autoencoder, roll_out(run.averaged, paths, chunks, dtype))
+    dreamt = decode(autoencoder, roll_out(run.averaged, paths, chunks, compute_dtype(run.device)))
     rebuilt = decode(autoencoder, paths.latents[:, : CHUNK_LATENTS * chunks].transpose(1, 2).float())
     each = _decibels(dreamt, truth)  # [N, frames]
     bounds = [0] + [13 + 16 * chunk for chunk in range(chunks)]
@@ -175,7 +176,7 @@ def report(run: Run[Dreamer], autoencoder: Autoencoder, paths: LatentPaths, chun
 
 def _decibels(video: Tensor, truth: Tensor) -> Tensor:
     """Return the PSNR of each frame of videos uint8 [N, F, H, W, 3]: float [N, F]."""
-    each = [peak_signal_to_noise(*pair) for pair in zip(video, truth, strict=True)]
+    each = [psnr(*pair) for pair in zip(video, truth, strict=True)]
     return torch.stack(each)
 
 

@@ -18,7 +18,8 @@ class Optimiser:
     """Muon (Jordan et al., 2024) for some of a module's parameters, AdamW for the others, at one learning rate.
 
     Muon's steps are scaled to the size of AdamW's, so that one rate suits both. A convolution's kernel counts as the
-    matrix from all that one output sees to the outputs. Parameters of one shape are stepped together: a network has
+    matrix from all that one output sees to the outputs. Muon counts a missing gradient as zero, AdamW leaves that
+    parameter as it is. Parameters of one shape are stepped together: a network has
     few shapes, and so a step is few operations for a GPU.
 
     Args:
@@ -35,7 +36,7 @@ class Optimiser:
         self._momenta: list[Tensor | None] = [None] * len(self._alike)
         on_gpu = next(module.parameters()).device.type == "cuda"
         self._others = torch.optim.AdamW(
-            others, lr=0.0, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=on_gpu or None, capturable=on_gpu
+            others, lr=0.0, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True, capturable=on_gpu
         )
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,7 +36,14 @@ def memory_length(chunk: int) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """Paths before they are rendered: arrays as in `LatentPaths`, poses in their scenes' coordinates."""
+    """N paths of T = 4 chunks latent frames before they are rendered, one through each scene.
+
+    Attributes:
+        scenes: N scenes.
+        poses: float64 [N, T, 4, 4], in their scenes' coordinates.
+        labels: int64 [N, T] action labels.
+        memory: int64 [N, chunks, 16] the latent frames that a chunk sees, as in `LatentPaths`.
+    """
 
     scenes: list[Scene]
     poses: np.ndarray
@@ -124,26 +132,25 @@ def _change(rng: np.random.Generator, steps: int) -> np.ndarray:
     return held_labels(rng, 1, steps)[0]
 
 
+@contextmanager
 def plans(
     seeds: Sequence[int], chunks: int, size: tuple[int, int], seed: int = 0, workers: int = 0
-) -> Iterator[Plan]:
-    """Return the plans of some scenes at a time, in order.
+) -> Iterator[Iterator[Plan]]:
+    """Give the plans of some scenes at a time, in order.
 
-    With workers, so many processes begin to plan at once, ahead of what is asked for; with none, this one plans what
-    is asked for.
+    With workers, so many processes plan from now on, ahead of what is asked for, until the context ends; with none,
+    this one plans what is asked for.
     """
     shards = [seeds[first : first + _SHARD] for first in range(0, len(seeds), _SHARD)]
     make = partial(plan, chunks=chunks, size=size, seed=seed)
     if not workers:
-        return map(make, shards)
+        yield map(make, shards)
+        return
     # Spawned, not forked: this process may hold a CUDA context, and threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
-    return _results(pool, pool.map(make, shards))
-
-
-def _results(pool: ProcessPoolExecutor, results: Iterator[Plan]) -> Iterator[Plan]:
     try:
-        yield from results
+        yield pool.map(make, shards)
     finally:
+        # Otherwise they would go on with all of it while the GPU, which wants the cores, trains.
         pool.shutdown(wait=False, cancel_futures=True)

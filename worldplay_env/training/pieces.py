@@ -63,6 +63,8 @@ class FusedTransformer:
 
     def warm_up(self, tokens_per_frame: int) -> None:
         """Compile the pieces, forwards and backwards; where that fails they run as they are."""
+        if not self._compiled:
+            return
         began = time.monotonic()
         config, device = self.transformer.config, self.transformer.device
         heads, head_dim = config.num_attention_heads, config.attention_head_dim

@@ -21,6 +21,8 @@ Inputs = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class _Recording:
+    """The function for one shape of its inputs: `inputs` is where it reads, `outputs` what it writes."""
+
     graph: torch.cuda.CUDAGraph
     inputs: Inputs
     outputs: dict[str, Tensor]
@@ -36,11 +38,12 @@ class Recorded:
     """A function of tensors that is recorded once for each shape of its inputs, and replayed from then on.
 
     It must do the same for all inputs of a shape, draw no random numbers, and never wait for the device. What it
-    changes must have been there before it was recorded. Without a GPU, or where recording fails, it is just called.
+    changes must have been there before it was recorded. Where recording fails, it is just called from then on.
 
     Args:
-        function: Returns tensors by name. When it is replayed they are the same ones each time, with new values.
-        pool: Memory that recordings share, from `torch.cuda.graph_pool_handle()`; needed on a GPU.
+        function: Returns tensors by name. When it is replayed they are the same ones each time, with new values;
+            the next call of any function that shares the pool may overwrite them.
+        pool: Memory that recordings share, from `torch.cuda.graph_pool_handle()`; None records nothing.
     """
 
     def __init__(self, function: Function, pool: Any) -> None:
@@ -50,7 +53,7 @@ class Recorded:
         self._recordings: dict[object, _Recording] = {}
 
     def __call__(self, *inputs: Any) -> dict[str, Tensor]:
-        """Call the function with tensors, and tuples of tensors."""
+        """Call the function, or replay it, with tensors and tuples of tensors of any shape."""
         if self._pool is None:
             return self._function(*inputs)
         key = tuple((tensor.shape, tensor.dtype) for tensor in tree_leaves(inputs))
@@ -61,14 +64,18 @@ class Recorded:
             try:
                 self._recordings[key] = self._record(inputs)
             except Exception as error:  # whatever a kernel that cannot be recorded raises
-                print(f"not recorded, runs unrecorded: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                first = error.__context__ or error  # ending a recording that failed raises once more
+                print(f"not recorded, runs unrecorded: {type(first).__name__}: {str(first)[:300]}", flush=True)
                 self._pool = None
+                self._recordings.clear()
                 return self._function(*inputs)
         return self._recordings[key].replay(inputs)
 
     def _record(self, inputs: Inputs) -> _Recording:
+        """Record the function, which computes nothing yet."""
         own: Inputs = tree_map(torch.clone, inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # The outer context brings back the stream that is in use: where recording fails, the inner one does not.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=self._pool):
             outputs = self._function(*own)
         return _Recording(graph, own, outputs)

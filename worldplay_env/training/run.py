@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -42,6 +43,8 @@ class RunOptions:
     """Training time, over all calls, after which the learning rate is at its lowest; by default this call's end."""
     save_every: float = 2.0
     """Minutes between checkpoints."""
+    report_every: float = 2.0
+    """Minutes between reports on held-out scenes."""
     learning_rate: float = 1e-3
     warmup: int = 100
     """Steps from a learning rate of nearly 0, at the start and after resuming."""
@@ -83,7 +86,9 @@ class Run(Generic[Module]):
             self.step, self._seconds_before, self.notes = saved.step, saved.seconds, dict(saved.notes)
             checkpoint.fill(module, saved.model)
             checkpoint.fill(self.averaged, saved.averages)
-        self.notes |= {"seed": options.seed, "hardware": hardware(self.device), "torch": str(torch.__version__)}
+        machines = [*str(self.notes.get("hardware", "")).split(", then "), hardware(self.device)]
+        machines = [machine for machine, _ in groupby(filter(None, machines))]
+        self.notes |= {"seed": options.seed, "hardware": ", then ".join(machines), "torch": str(torch.__version__)}
         self.notes["commands"] = [*self.notes.get("commands", []), command(options)]
         self._first_step = self.step
         self._sums: dict[str, tuple[Tensor, int]] = {}
@@ -100,13 +105,21 @@ class Run(Generic[Module]):
         """Training time so far, earlier calls included."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def start_clock(self) -> None:
+    def start_clock(self, *, report_at_once: bool = False) -> None:
         """Count the training time from now: what came before (scenes, compiling) was preparation."""
         self._started = self._saved = time.monotonic()
         left = self._began + self.options.minutes * 60 - self._started
         total = self.options.total_minutes
         self._planned = max(1.0, self._seconds_before + left if total is None else total * 60)
         self._logged = (self.step, self._started)
+        self._next_report = 0.0 if report_at_once else self._seconds_before + self.options.report_every * 60
+
+    def report_is_due(self) -> bool:
+        """Return whether it is time for a report; the next one is then so many minutes away."""
+        if self.seconds < self._next_report:
+            return False
+        self._next_report = self.seconds + self.options.report_every * 60
+        return True
 
     def steps(self) -> Iterator[int]:
         """Yield the number of each step to make while there is time; save every few minutes and at the end."""
@@ -249,9 +262,10 @@ def command(options: Any) -> str:
         value = getattr(options, field.name)
         if value != field.default:
             name = field.name.replace("_", "-")
-            words.append(
-                f"--{'' if value is not False else 'no-'}{name}" + ("" if isinstance(value, bool) else f" {value}")
-            )
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            else:
+                words.append(f"--{name} {shlex.quote(str(value))}")
     return " ".join(words)
 
 

@@ -7,7 +7,6 @@ lightly noised, so that the small errors of a rollout's own history do not grow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,12 +19,19 @@ from torch import Tensor
 from worldplay_env.model import sampler
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TINY
-from worldplay_env.training import dreamer as shared
 from worldplay_env.training.data import training_seeds
-from worldplay_env.training.dreamer import Dreamer, fresh, is_inside, remember, trained_autoencoder, without_prompts
+from worldplay_env.training.dreamer import (
+    Dreamer,
+    fresh,
+    is_inside,
+    remember,
+    report,
+    trained_autoencoder,
+    without_prompts,
+)
 from worldplay_env.training.latents import HELD_OUT_PATHS, Chunks, LatentPaths, render_paths
 from worldplay_env.training.optimiser import Optimiser
-from worldplay_env.training.paths import Plan, plans
+from worldplay_env.training.paths import plans
 from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.training.run import Run, RunOptions, compute_dtype
 from worldplay_env.world import CHUNK_LATENTS, pick_device
@@ -56,10 +62,14 @@ class DreamerOptions(RunOptions):
     """Processes that plan paths; 0 plans in this one."""
     held_out: int = 32
     """Paths through held-out scenes that are reported on."""
-    report_every: float = 2.0
-    """Minutes between reports."""
     memory_noise: float = 0.15
     """Most noise in memory latents: levels are drawn from 0 to this."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.frames % 48:
+            raise ValueError(
+                f"frames must be a multiple of 48, so that every memory length divides it; got {self.frames}"
+            )
 
 
 @dataclass(frozen=True)
@@ -79,47 +89,61 @@ def train(options: TransformerOptions) -> Run[Dreamer]:
     device = pick_device(options.device)
     dreamer = fresh(TINY, options.seed, device)
     run = Run(options, dreamer, Optimiser(dreamer, is_inside))
-    dtype = compute_dtype(device)
-    autoencoder = trained_autoencoder(options.autoencoder, TINY, device, dtype)
-    planned = plan_ahead(options, data_seed=run.step)
-    fused = FusedTransformer(dreamer.transformer, dtype, (options.frames,) if options.compile else ())
-    fused.warm_up(TINY.tokens_per_frame)
-    paths, held_out = render_data(options, autoencoder, planned)
-    run.notes["data"] = f"{len(paths)} paths of {paths.chunks} chunks, one a scene, others in each call"
+    material = prepare(options, run, data_seed=run.step, compiled=(options.frames,))
     rng = np.random.default_rng((options.seed, run.step))
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
+    losses = partial(flow_losses, dreamer, material.fused)
     run.start_clock()
-    next_report = run.seconds + options.report_every * 60
-    losses = partial(flow_losses, dreamer, fused)
     for _ in run.steps():
-        batch = draw(paths, options, rng, generator)
+        batch = draw(material.paths, options, rng, generator)
         run.lap("data")
         run.update(losses, batch)
-        if run.seconds >= next_report:
-            next_report = run.seconds + options.report_every * 60
-            shared.report(run, autoencoder, held_out, min(4, options.chunks), dtype)
-    shared.report(run, autoencoder, held_out, options.chunks, dtype)
+        if run.report_is_due():
+            report(run, material.autoencoder, material.held_out, min(4, options.chunks))
+    report(run, material.autoencoder, material.held_out, options.chunks)
     run.save()
     return run
 
 
-def plan_ahead(options: DreamerOptions, data_seed: int) -> Iterator[Plan]:
-    """Begin to plan the paths to train on, other ones for another `data_seed`, in other processes."""
-    if options.frames % 48:
-        raise ValueError(f"frames must be a multiple of 48, so that every memory length divides it: {options.frames}")
+class Material(NamedTuple):
+    """What both stages of the transformer train with.
+
+    Attributes:
+        fused: The transformer in training.
+        autoencoder: Trained, frozen.
+        paths: The paths to train on.
+        held_out: Those to report on, with their true video.
+    """
+
+    fused: FusedTransformer
+    autoencoder: Autoencoder
+    paths: LatentPaths
+    held_out: LatentPaths
+
+
+def prepare(options: DreamerOptions, run: Run[Dreamer], data_seed: int, compiled: tuple[int, ...]) -> Material:
+    """Load the autoencoder, fuse the transformer, and render the paths, which are planned in the meantime.
+
+    Args:
+        options: Of the stage.
+        run: Of the stage; its notes will say what the data are.
+        data_seed: Another one gives other paths, through the same or other scenes.
+        compiled: See `FusedTransformer`; used if the options say to compile.
+    """
+    dtype, size = compute_dtype(run.device), TINY.image_size
+    autoencoder = trained_autoencoder(options.autoencoder, TINY, run.device, dtype)
+    fuse = options.compile and run.device.type == "cuda"
+    render = partial(render_paths, autoencoder=autoencoder, text=TINY.text, size=size, compile=fuse)
     seeds = training_seeds(options.paths, 1 + (options.seed + data_seed) % 16)
-    return plans(seeds, options.chunks, TINY.image_size, options.seed + data_seed, options.workers)
-
-
-def render_data(
-    options: DreamerOptions, autoencoder: Autoencoder, planned: Iterator[Plan]
-) -> tuple[LatentPaths, LatentPaths]:
-    """Return the paths to train on, and the held-out ones."""
-    fuse = options.compile and next(autoencoder.parameters()).device.type == "cuda"
-    render = partial(render_paths, autoencoder=autoencoder, text=TINY.text, size=TINY.image_size, compile=fuse)
-    seeds = range(HELD_OUT_PATHS, HELD_OUT_PATHS + options.held_out)
-    held_out = render(plans(seeds, options.chunks, TINY.image_size), keep_frames=True)
-    return render(planned, seconds=options.data_seconds), held_out
+    held_out_seeds = range(HELD_OUT_PATHS, HELD_OUT_PATHS + options.held_out)
+    with plans(seeds, options.chunks, size, options.seed + data_seed, options.workers) as planned:
+        fused = FusedTransformer(run.module.transformer, dtype, compiled if options.compile else ())
+        fused.warm_up(TINY.tokens_per_frame)
+        with plans(held_out_seeds, options.chunks, size) as held_out_plans:
+            held_out = render(held_out_plans, keep_frames=True)
+        paths = render(planned, seconds=options.data_seconds)
+    run.notes["data"] = f"{len(paths)} paths of {paths.chunks} chunks, one a scene, others in each call"
+    return Material(fused, autoencoder, paths, held_out)
 
 
 class FlowBatch(NamedTuple):
