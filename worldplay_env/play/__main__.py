@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from worldplay_env.image import fit_image
+from worldplay_env.play.report import in_words
 from worldplay_env.play.script import Recording, Script, read_script
 from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = (320, 200), (7680, 4320)
 """Of windows, in pixels."""
-CLOSING_SECONDS = 2.0
+CLOSING_SECONDS = 1.0
 """How long to wait for the piece of work at hand when the window is closed."""
 
 
@@ -163,7 +164,7 @@ def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) ->
     session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording)
     code = 0
     try:
-        Player(session, screen, studio, plan.worlds[0], plan.first_pictures).run()
+        Player(session, screen, studio, plan.worlds, plan.first_pictures).run()
     except KeyboardInterrupt:
         code = 130
     finally:
@@ -175,9 +176,9 @@ def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) ->
         print(path)
     failures = [*studio.failures]
     if recording is not None and recording.error is not None:
-        failures.append(f"writing {recording.path} failed: {recording.error}")
+        failures.append(f"writing {recording.path} failed: {in_words(recording.error)}")
     if session.error is not None:
-        failures.append(str(session.error) or type(session.error).__name__)
+        failures.append(in_words(session.error))
         code = 1 if session.loaded else 2
     return max([code, *(_fail(failure, 1) for failure in failures)])
 
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(reason: Exception | str, code: int) -> int:
-    print(f"error: {' '.join(str(reason).split()) or type(reason).__name__}", file=sys.stderr)
+    print(f"error: {reason if isinstance(reason, str) else in_words(reason)}", file=sys.stderr)
     return code
 
 

@@ -157,7 +157,9 @@ def _triangle(centre: Sequence[float], ahead: np.ndarray, reach: float) -> list[
 def draw_map(kind: Type, side: int, walks: Sequence[Walk]) -> pygame.Surface:
     """Return the paths walked, seen from above: what was ahead at the start is up."""
     surface = panel((side, side), kind.px(4))
-    places = np.concatenate([walk.path for walk in walks])
+    places = np.concatenate(
+        [np.atleast_2d(points) for walk in walks for points in (walk.path, walk.bookmark) if points is not None]
+    )
     low, high = places.min(axis=0), places.max(axis=0)
     extent = max(LEAST_EXTENT, float((high - low).max()))
     scale, middle = (side - 2 * kind.px(14)) / extent, (low + high) / 2
@@ -166,19 +168,15 @@ def draw_map(kind: Type, side: int, walks: Sequence[Walk]) -> pygame.Surface:
         return side / 2 + (points - middle) * scale * np.array([1, -1])
 
     for walk, colour in zip(walks, PATHS, strict=False):
-        path = on_map(walk.path[-MOST_POINTS:])
-        if len(path) > 1:
-            pygame.draw.lines(surface, colour, False, path.tolist(), kind.px(1.5))
+        if len(walk.path) > 1:
+            pygame.draw.lines(surface, colour, False, on_map(walk.path[-MOST_POINTS:]).tolist(), kind.px(1.5))
+    for walk in walks:
         if len(walk.path) <= MOST_POINTS:
-            pygame.draw.circle(surface, FAINT, path[0].tolist(), kind.px(2.5))
+            pygame.draw.circle(surface, FAINT, on_map(walk.path[0]).tolist(), kind.px(2.5))
         for point in on_map(walk.remembered):
             pygame.draw.circle(surface, REMEMBERED, point.tolist(), kind.px(2.5))
         if walk.bookmark is not None:
-            x, y = on_map(walk.bookmark).tolist()
-            reach = kind.px(5)
-            pygame.draw.polygon(
-                surface, LIT, [(x, y), (x, y - 2 * reach), (x + 1.3 * reach, y - 1.5 * reach), (x, y - reach)]
-            )
+            _flag(surface, on_map(walk.bookmark), kind.px(5))
     for walk, colour in zip(walks, PATHS, strict=False):
         ahead = walk.heading * np.array([1, -1])
         length = float(np.hypot(*ahead))
@@ -188,11 +186,15 @@ def draw_map(kind: Type, side: int, walks: Sequence[Walk]) -> pygame.Surface:
     return surface
 
 
+def _flag(surface: pygame.Surface, foot: np.ndarray, reach: float) -> None:
+    corners = foot + reach * np.array([[0, 0], [0, -2], [1.3, -1.5], [0, -1]])
+    pygame.draw.polygon(surface, LIT, corners.tolist())
+
+
 def bar(kind: Type, width: int, fraction: float) -> pygame.Surface:
     """Return a progress bar."""
-    height = kind.px(6)
-    surface = pygame.Surface((width, height), pygame.SRCALPHA)
-    pygame.draw.rect(surface, (255, 255, 255, 60), surface.get_rect(), border_radius=height // 2)
+    height = kind.px(8)
+    surface = panel((width, height), height // 2)
     done = pygame.Rect(0, 0, max(height, round(width * min(1.0, fraction))), height)
     pygame.draw.rect(surface, LIT, done, border_radius=height // 2)
     return surface

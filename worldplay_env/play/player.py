@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pygame
@@ -11,7 +12,7 @@ from worldplay_env.play import keys
 from worldplay_env.play.keys import Command
 from worldplay_env.play.loading import Loading, Progress
 from worldplay_env.play.overlay import Walk
-from worldplay_env.play.report import Figures
+from worldplay_env.play.report import Figures, in_words
 from worldplay_env.play.screen import Screen, View
 from worldplay_env.play.session import MAKING, Session
 from worldplay_env.play.studio import Studio
@@ -38,7 +39,7 @@ class Player:
         session: What is played; the player does not close it.
         screen: The window.
         studio: Writes films and pictures.
-        world: The world's name, or a folder: for how long loading it takes.
+        worlds: Their names, or folders: for how long loading them takes.
         first_pictures: uint8 [height, width, 3] for each lane, shown until the worlds have prepared their own.
     """
 
@@ -47,11 +48,11 @@ class Player:
         session: Session,
         screen: Screen,
         studio: Studio,
-        world: str,
+        worlds: Sequence[str],
         first_pictures: tuple[np.ndarray, ...],
     ) -> None:
         self._session, self._screen, self._studio = session, screen, studio
-        self._loading = Loading(world)
+        self._loading = Loading(worlds)
         self._first_pictures = first_pictures
         self._leaving = False
         self._overlay = True
@@ -270,7 +271,4 @@ def _lines(figures: Figures) -> tuple[str, ...]:
 
 
 def _complaint(error: Exception | None) -> str:
-    if error is None:
-        return ""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return f"The world stopped: {said} (Enter starts over)"
+    return "" if error is None else f"The world stopped: {in_words(error)} (Enter starts over)"

@@ -84,6 +84,10 @@ class Screen:
             pygame.display.init()
             if pygame.display.get_driver() in _NO_DISPLAYS and wanted not in _NO_DISPLAYS:
                 raise NoDisplay(f"there is no display to open a window on (DISPLAY={os.environ.get('DISPLAY', '')})")
+            if pygame.display.get_driver() == "x11":
+                # SDL would send every picture through OpenGL, which takes a virtual or remote display, where it is
+                # drawn by the processor, ten times as long as X's shared memory.
+                os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
             pygame.font.init()
             pygame.display.set_caption(title)
             self.surface = pygame.display.set_mode(size, pygame.RESIZABLE)
@@ -108,12 +112,14 @@ class Screen:
         if size != self._typed_for:
             self._type, self._typed_for = Type(size), size
         self.surface.fill(BACKGROUND)
-        for index, (picture, rect) in enumerate(zip(view.pictures, self._places(view.pictures), strict=True)):
+        places = self._places(view.pictures)
+        for picture, rect in zip(view.pictures, places, strict=True):
             self._draw_picture(picture, rect)
-            if len(view.pictures) > 1 and view.overlay:
-                self._draw_caption(view.captions[index], index, rect)
         if view.overlay:
-            self._draw_overlay(view)
+            panels = self._draw_overlay(view)
+            if len(places) > 1:
+                for index, (caption, rect) in enumerate(zip(view.captions, places, strict=True)):
+                    self._draw_caption(caption, index, rect, panels)
         self._draw_messages(view)
         pygame.display.flip()
 
@@ -142,35 +148,42 @@ class Screen:
         surface = pygame.image.frombuffer(np.ascontiguousarray(picture).data, (width, height), "RGB")
         pygame.transform.smoothscale(surface.convert(self.surface), rect.size, self.surface.subsurface(rect))
 
-    def _draw_caption(self, caption: str, index: int, rect: pygame.Rect) -> None:
+    def _draw_caption(self, caption: str, index: int, picture: pygame.Rect, panels: list[pygame.Rect]) -> None:
+        """Draw what a picture is along its edge, where no panel covers it."""
         kind = self._type
-        text = kind.fitting(rect.width - 2 * kind.px(16), caption, kind.text)
+        text = kind.fitting(picture.width - 2 * kind.px(16), caption, kind.text)
         label = overlay.text_panel(kind, [text], kind.text, colour=overlay.PATHS[index % len(overlay.PATHS)])
-        # In the middle of the picture's upper edge, or below the panels where those would cover it.
-        top = max(rect.top + kind.px(4), kind.px(4))
-        self.surface.blit(label, label.get_rect(midtop=(rect.centerx, top)))
+        inside = picture.inflate(-2 * kind.px(4), -2 * kind.px(4))
+        rects = [
+            label.get_rect(**{corner: getattr(inside, corner)})
+            for corner in ("midtop", "topleft", "topright", "midbottom", "bottomleft", "bottomright")
+        ]
+        free = (rect for rect in rects if rect.collidelist(panels) < 0)
+        self.surface.blit(label, next(free, rects[0]))
 
-    def _draw_overlay(self, view: View) -> None:
+    def _draw_overlay(self, view: View) -> list[pygame.Rect]:
+        """Draw the panels along the window's edges; return where they are."""
         kind, surface = self._type, self.surface
         width, height = surface.get_size()
         edge = kind.px(8)
         hints = kind.wrapped(width - 2 * edge - 2 * kind.px(5), HELP, kind.small, gap="   ")
         foot = overlay.text_panel(kind, hints, kind.small, colour=overlay.FAINT, centred=True, width=width)
-        surface.blit(foot, (0, height - foot.get_height()))
+        panels = [surface.blit(foot, (0, height - foot.get_height()))]
         bottom = height - foot.get_height() - kind.px(6)
 
         for keys, corner in ((overlay.MOVE_KEYS, "bottomleft"), (overlay.LOOK_KEYS, "bottomright")):
             drawn = overlay.cluster(kind, keys, view.held)
             place = (edge, bottom) if corner == "bottomleft" else (width - edge, bottom)
-            surface.blit(drawn, drawn.get_rect(**{corner: place}))
+            panels.append(surface.blit(drawn, drawn.get_rect(**{corner: place})))
         if view.action and view.typing is None:
             action = overlay.text_panel(kind, [view.action], kind.large, centred=True, width=kind.px(120))
-            surface.blit(action, action.get_rect(midbottom=(width // 2, bottom)))
+            panels.append(surface.blit(action, action.get_rect(midbottom=(width // 2, bottom))))
         if view.figures:
-            surface.blit(overlay.text_panel(kind, view.figures, kind.small), (edge, edge))
+            panels.append(surface.blit(overlay.text_panel(kind, view.figures, kind.small), (edge, edge)))
         if view.walks:
             drawn = overlay.draw_map(kind, kind.px(120), view.walks)
-            surface.blit(drawn, drawn.get_rect(topright=(width - edge, edge)))
+            panels.append(surface.blit(drawn, drawn.get_rect(topright=(width - edge, edge))))
+        return panels
 
     def _draw_messages(self, view: View) -> None:
         """Draw what is said even while the overlay is hidden, in the middle, from below upwards."""
@@ -209,8 +222,8 @@ class Screen:
         kind, width = self._type, self.surface.get_width()
         room = width - 2 * kind.px(20)
         shown = text
-        while kind.text.size(f"prompt: {shown}_")[0] > room - 2 * kind.px(5):  # the end is what is being typed
-            shown = shown[1:]
+        while shown and kind.text.size(f"prompt: {shown}_")[0] > room - 2 * kind.px(5):
+            shown = shown[1:]  # the end is what is being typed
         drawn = overlay.text_panel(
             kind, [f"prompt: {shown}_", "Enter: from the next second on   Esc: cancel"], kind.text, width=room
         )

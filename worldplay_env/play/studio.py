@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from worldplay_env.video import FilmWriter, save_picture
+from worldplay_env.play.report import in_words
+from worldplay_env.video import FilmError, FilmWriter, save_picture
 
 
 class Studio:
@@ -49,7 +50,7 @@ class Studio:
         try:
             self._film, self._frames = FilmWriter(path, self._fps), 0
         except OSError as error:
-            self._fail(f"cannot film to {path}", error)
+            self._fail(f"cannot film to {path}: {in_words(error)}")
             return
         self._notices.put(f"filming to {path}")
 
@@ -121,15 +122,15 @@ class Studio:
                 said = job()
             except Exception as error:  # a full disk, an encoder that broke off: the session goes on
                 if not broken:  # of a film, the first failure tells it all
-                    self._fail("writing failed", error)
+                    said = in_words(error)
+                    self._fail(said if isinstance(error, FilmError) else f"writing failed: {said}")
                 broken = True
                 continue
             broken = False
             if said is not None:
                 self._notices.put(said)
 
-    def _fail(self, what: str, error: Exception) -> None:
-        said = f"{what}: {' '.join(str(error).split())}"
+    def _fail(self, said: str) -> None:
         self.failures.append(said)
         self._notices.put(said)
 
