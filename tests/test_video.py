@@ -157,6 +157,20 @@ def test_a_failing_encoder_is_reported_with_its_own_message(tmp_path: Path) -> N
     film.discard()
 
 
+def test_an_encoder_that_dies_leaves_a_film_that_plays(tmp_path: Path) -> None:
+    film = FilmWriter(tmp_path / "a.mp4")
+    frames = np.zeros((300, 96, 160, 3), dtype=np.uint8)
+    film.write(frames)
+    assert film._encoder is not None
+    film._encoder._process.kill()
+    film._encoder._process.wait()
+    with pytest.raises(FilmError):
+        film.write(frames)
+    assert len(read_film(film.partial).frames) > 100
+    film.discard()
+    assert film.partial.exists()
+
+
 def levels_of(sheet: Image.Image, tiles: int, side: int) -> list[int]:
     """Return the grey level of each tile of a sheet of `tiles` square tiles."""
     columns = int(np.ceil(np.sqrt(tiles)))

@@ -44,6 +44,7 @@ class _Encoder:
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
         height, width = size
+        # In fragments while it grows, so that what is there plays, whatever ends the encoder; in one piece at the end.
         # fmt: off
         command = [
             imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error",
@@ -51,7 +52,7 @@ class _Encoder:
             "-an", "-c:v", "libx264", "-preset", "fast", "-crf", "16",
             "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,"
                    "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
-            "-movflags", "+faststart", f"file:{path}",
+            "-movflags", "hybrid_fragmented", "-g", "32", "-flush_packets", "1", f"file:{path}",
         ]
         # fmt: on
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
@@ -93,7 +94,8 @@ class FilmWriter:
 
     It encodes to `NAME.partial.mp4` beside `path`, and renames that to `path` once it is complete; an older film of
     that name stays until then. As a context manager it finishes the film when the block ends, keeps the partial
-    film, playable up to where it came, when the block is interrupted (Ctrl-C), and deletes it after any other error.
+    film, playable up to where it came, when the block is interrupted (Ctrl-C) or the encoder fails (a full disk), and
+    deletes it after any other error.
 
     Args:
         path: Where the film goes, ending in .mp4; its folder is made.
@@ -127,7 +129,7 @@ class FilmWriter:
 
         Raises:
             ValueError: Frames of another type, shape or size, or a film that has been closed.
-            FilmError: The encoder failed, with its own message; the film is given up.
+            FilmError: The encoder failed, with its own message; what it wrote before stays as `self.partial`.
         """
         frames = _as_frames(frames)
         size = (frames.shape[1], frames.shape[2])
@@ -180,10 +182,10 @@ class FilmWriter:
             self.discard()
 
     def _finish(self) -> None:
-        """End the encoder; without a frame, or if it failed, there is no partial film either."""
+        """End the encoder; if it failed, the partial film stays, and without a frame there is none."""
         self._open = False
         failure = self._encoder.finish() if self._encoder is not None else None
-        if failure or not self.frames:
+        if not self.frames:
             self.partial.unlink(missing_ok=True)
         if failure:
             raise FilmError(f"writing {self.path} failed: {failure}")
