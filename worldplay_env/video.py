@@ -44,7 +44,7 @@ class _Encoder:
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
         height, width = size
-        # In fragments while it grows, so that what is there plays, whatever ends the encoder; in one piece at the end.
+        # In fragments while it grows, so that what is there plays whatever ends the encoder; then in one piece.
         # fmt: off
         command = [
             imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error",
