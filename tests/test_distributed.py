@@ -23,7 +23,7 @@ import torch
 from scripts import load_script, run_script
 
 import worldplay_env
-from worldplay_env.distributed import Agent, Episode, WorkerLost, collect, open_workers
+from worldplay_env.distributed import Agent, RecordedEpisode, WorkerLost, collect, open_workers
 from worldplay_env.dream.world import DreamWorld
 from worldplay_env.evaluate import evaluate
 from worldplay_env.world import Start, World
@@ -147,12 +147,14 @@ class Drifter:
         return int(obs.sum() + info["step"] + self.random.integers(81)) % 81
 
 
-def episodes(count: int | None, make_agent: Callable[[gym.Env[Any, Any], int], Agent] = Drifter) -> list[Episode]:
+def episodes(
+    count: int | None, make_agent: Callable[[gym.Env[Any, Any], int], Agent] = Drifter
+) -> list[RecordedEpisode]:
     found = list(collect(make_env, make_agent, range(4), workers=count, threads=1))
     return sorted(found, key=lambda episode: episode.seed)
 
 
-def assert_equal(found: list[Episode], expected: list[Episode]) -> None:
+def assert_equal(found: list[RecordedEpisode], expected: list[RecordedEpisode]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.arrays().keys() == other.arrays().keys()

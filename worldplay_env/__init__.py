@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
+    from worldplay_env.action_space import InvalidAction
     from worldplay_env.control.actions import (
         ACTION_TABLE,
         KEYS,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     )
     from worldplay_env.control.camera import Motion
     from worldplay_env.control.trajectory import Trajectory, load_trajectory
-    from worldplay_env.env import InvalidAction, Snapshot, WorldPlayEnv
+    from worldplay_env.env import Snapshot, WorldPlayEnv
     from worldplay_env.image import ImageError, read_image
     from worldplay_env.reach import Reach
     from worldplay_env.rewards import Goal, RewardError, Transition, cover_ground, reach_pose, reach_view
@@ -53,7 +54,7 @@ _MODULES = {
     "Motion": "control.camera",
     "Trajectory": "control.trajectory",
     "load_trajectory": "control.trajectory",
-    "InvalidAction": "env",
+    "InvalidAction": "action_space",
     "Snapshot": "env",
     "WorldPlayEnv": "env",
     "ImageError": "image",

@@ -11,11 +11,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 
-from worldplay_env.control.actions import NUM_ACTIONS
+from worldplay_env.action_space import action_space, check_action
 from worldplay_env.episodes import Episode, Stage, split, stack
 from worldplay_env.image import ImageSource
 from worldplay_env.observation import View
@@ -24,15 +23,9 @@ from worldplay_env.resets import NOT_GIVEN, START_OPTIONS, check_options, draw_s
 from worldplay_env.rewards import Goal, Reward
 from worldplay_env.starts import Starts, StartSource, find_starts
 from worldplay_env.window import Window
-from worldplay_env.world import CHUNK_LATENTS, Rollout, World, check_prompt, promise
+from worldplay_env.world import Rollout, World, check_prompt, promise
 
 RENDER_MODES = ("rgb_array", "rgb_array_list", "human")
-ACTIONS = ("chunk", "latent")
-"""One action for a chunk, or one for each of its latent frames."""
-
-
-class InvalidAction(gymnasium.error.InvalidAction, ValueError):  # noqa: N818 (Gymnasium's name)
-    """An action that is not in the action space; nothing was changed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +175,6 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         )
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"unknown render mode {render_mode!r}: known are {', '.join(RENDER_MODES)}, or None")
-        if actions not in ACTIONS:
-            raise ValueError(f"unknown actions {actions!r}: known are {', '.join(ACTIONS)}")
         settings = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}
         spec, load = promise(world, **settings, accept_license=accept_license)
         self.render_mode = render_mode
@@ -197,11 +188,7 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         )
         self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts)
         self.observation_space = self._stage.space
-        self.action_space = (
-            spaces.Discrete(NUM_ACTIONS)
-            if actions == "chunk"
-            else spaces.MultiDiscrete([NUM_ACTIONS] * CHUNK_LATENTS)
-        )
+        self.action_space = action_space(actions)
         self._window = Window(f"WorldPlay: {getattr(world, 'name', world)}", spec.fps)
         self._episode: Episode | None = None
         self._unrendered: list[np.ndarray] = []
@@ -360,19 +347,6 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
             self._unrendered.extend(picture.copy() for picture in pictures)
         elif pictures is not None and self.render_mode == "human":
             self._window.play(pictures)
-
-
-def check_action(action: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the labels of an action, or of a batch of them, as int64 of a given shape; raises InvalidAction."""
-    expected = " x ".join(map(str, shape)) + " whole numbers" if shape else "a whole number"
-    error = InvalidAction(f"an action is {expected} 0..{NUM_ACTIONS - 1}, got {action!r}")
-    try:
-        labels = np.asarray(action)
-    except (TypeError, ValueError) as ragged:
-        raise error from ragged
-    if labels.dtype.kind not in "iu" or labels.shape != shape or labels.min() < 0 or labels.max() >= NUM_ACTIONS:
-        raise error
-    return labels.astype(np.int64)
 
 
 def _copy(observation: Any) -> Any:

@@ -10,21 +10,19 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from worldplay_env.control.actions import NUM_ACTIONS
-from worldplay_env.env import ACTIONS, check_action
+from worldplay_env.action_space import action_space, check_action
 from worldplay_env.episodes import OUTPUTS, Episode, Stage, split, stack
 from worldplay_env.observation import View
 from worldplay_env.reach import Reach
 from worldplay_env.resets import Randomness, ResetRequest, seeds_of
 from worldplay_env.rewards import Goal, Reward
 from worldplay_env.starts import Starts, StartSource, find_starts
-from worldplay_env.world import CHUNK_LATENTS, Rollout, World, promise
+from worldplay_env.world import Rollout, World, promise
 
 RENDER_MODES = ("rgb_array",)
 AUTORESET_MODES = {
@@ -118,7 +116,6 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         self._limit = None if max_episode_steps in (None, -1) else _count("max_episode_steps", max_episode_steps)
         self._mode = _autoreset_mode(autoreset_mode)
         for name, value, known in (
-            ("actions", actions, ACTIONS),
             ("output", output, OUTPUTS),
             ("render mode", render_mode, (None, *RENDER_MODES)),
         ):
@@ -140,11 +137,7 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         self.metadata = {**type(self).metadata, "render_fps": spec.fps, "autoreset_mode": self._mode}
         self.autoreset_mode = self._mode  # where TorchRL looks for it
         self.single_observation_space = self._stage.space
-        self.single_action_space = (
-            spaces.Discrete(NUM_ACTIONS)
-            if actions == "chunk"
-            else spaces.MultiDiscrete([NUM_ACTIONS] * CHUNK_LATENTS)
-        )
+        self.single_action_space = action_space(actions)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._episodes = [None] * self.num_envs

@@ -6,7 +6,8 @@ episode, so neither the number of workers nor who does what changes any result. 
 process.
 """
 
-from worldplay_env.distributed.episodes import Agent, Episode, collect, play_episode
-from worldplay_env.distributed.workers import WorkerLost, Workers, open_workers
+from worldplay_env.distributed.episodes import Agent, RecordedEpisode, collect, play_episode
+from worldplay_env.distributed.opening import open_workers
+from worldplay_env.distributed.workers import WorkerLost, Workers
 
-__all__ = ["Agent", "Episode", "WorkerLost", "Workers", "collect", "open_workers", "play_episode"]
+__all__ = ["Agent", "RecordedEpisode", "WorkerLost", "Workers", "collect", "open_workers", "play_episode"]

@@ -29,7 +29,7 @@ class _Actor(OneProcess[Held]):
 
 
 class Actors(Workers[Held]):
-    """Actors that do one piece of work after another; see `workers.open_workers` for the arguments.
+    """Actors that do one piece of work after another; see `opening.open_workers` for the arguments.
 
     An actor gets work when it stands ready: those that the cluster has no room for get none, and hold up nothing.
     """

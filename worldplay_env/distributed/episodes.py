@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from worldplay_env.distributed.workers import open_workers
+from worldplay_env.distributed.opening import open_workers
 from worldplay_env.record import replacing
 
 
@@ -23,7 +23,7 @@ class Agent(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Episode:
+class RecordedEpisode:
     """What happened in T steps.
 
     Attributes:
@@ -64,7 +64,7 @@ def play_episode(
     seed: int,
     make_agent: Callable[[gymnasium.Env[Any, Any], int], Agent],
     max_steps: int | None = None,
-) -> Episode:
+) -> RecordedEpisode:
     """Play one episode to its end.
 
     Args:
@@ -88,7 +88,7 @@ def play_episode(
         rewards.append(float(reward))
         observations.append(obs)
         infos.append(info)
-    return Episode(
+    return RecordedEpisode(
         seed=seed,
         observations=_stacked(observations),
         actions=_stacked(actions),
@@ -109,7 +109,7 @@ def collect(
     device: str | None = None,
     threads: int | None = None,
     address: str | None = None,
-) -> Iterator[Episode]:
+) -> Iterator[RecordedEpisode]:
     """Yield one episode for each seed as soon as it is over: with several workers, in any order.
 
     An episode is the same whoever plays it, and whatever was played before.
