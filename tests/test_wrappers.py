@@ -20,7 +20,7 @@ from films import read_film
 from gymnasium.error import ResetNeeded
 from PIL import Image
 
-from worldplay_env.env import InvalidAction
+from worldplay_env.action_space import InvalidAction
 from worldplay_env.testcard import frame_number
 from worldplay_env.vector import WorldPlayVectorEnv
 from worldplay_env.wrappers import FrameByFrame, RecordChunks, RecordVectorChunks
