@@ -29,6 +29,7 @@ def resident_bytes() -> int:
 
 
 def episodes_alive() -> int:
+    gc.collect()  # other tests' episodes may still wait for it
     return sum(type(one) is Episode for one in gc.get_objects())  # asking with isinstance runs some objects' code
 
 
@@ -58,7 +59,7 @@ def growth(arguments: dict[str, Any], episodes: int, rounds: int) -> float:
         mode = list(AUTORESET_MODES)[round % 3]
         env = WorldPlayVectorEnv(ROWS, **arguments, autoreset_mode=mode)
         play_out(env, generator, episodes // rounds)
-        assert episodes_alive() == before  # the env is still there, and holds none
+        assert episodes_alive() <= before  # the env is still there, and holds none
         used.append(resident_bytes())
     return max(used[-3:]) / max(used[: rounds // 3]) - 1
 
