@@ -155,24 +155,8 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         reward: Reward | None = None,
         task: str | Mapping[str, Any] | Reach | None = None,
     ) -> None:
-        EzPickle.__init__(
-            self,
-            world,
-            starts,
-            device,
-            dtype,
-            observation,
-            actions,
-            size,
-            every,
-            channel_first,
-            render_mode,
-            accept_license,
-            revision,
-            weights,
-            reward,
-            task,
-        )
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        EzPickle.__init__(self, **given)
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"unknown render mode {render_mode!r}: known are {', '.join(RENDER_MODES)}, or None")
         settings = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}

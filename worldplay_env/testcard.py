@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -30,9 +30,10 @@ from worldplay_env.world import (
     World,
     WorldError,
     WorldSpec,
-    check_batch,
     check_prompt,
     check_seed,
+    check_step,
+    check_streamed,
     pick_device,
 )
 
@@ -58,6 +59,8 @@ SPEC = WorldSpec(image_size=(96, 160), latent_shape=_latent_shape((96, 160)), fp
 
 
 DEFAULT_DEVICE = "cpu"
+OPTIONS = ("image_size", "seconds_per_chunk")
+HAS_MODEL = False
 
 
 def describe(name: str = "testcard") -> WorldSpec:
@@ -71,11 +74,6 @@ def load(
     device: str | torch.device | None = None,
     image_size: tuple[int, int] = SPEC.image_size,
     seconds_per_chunk: float = 0.0,
-    dtype: str | None = None,
-    weights: str | None = None,
-    revision: str | None = None,
-    accept_license: bool = False,
-    **unknown: Any,
 ) -> Testcard:
     """Return a test picture; `worldplay_env.load("testcard", ...)` calls this.
 
@@ -84,19 +82,10 @@ def load(
         device: Where frames and latents are put; "cpu" by default.
         image_size: Height and width of a frame in pixels.
         seconds_per_chunk: How long making a chunk takes at least, to stand in for a model of that speed.
-        dtype: Passed over, as are the next three: there is no model, but programs name worlds by one set of options.
-        weights: Passed over.
-        revision: Passed over.
-        accept_license: Passed over.
-        unknown: Refused.
 
     Raises:
-        ValueError: An unknown option, an image size that is not two positive integers, a negative time.
+        ValueError: An image size that is not two positive integers, a negative time.
     """
-    if unknown:
-        raise ValueError(
-            f"unknown option {', '.join(map(repr, unknown))}: the test picture knows image_size and seconds_per_chunk"
-        )
     return Testcard(image_size=image_size, seconds_per_chunk=seconds_per_chunk, device=device)
 
 
@@ -178,7 +167,7 @@ class Testcard(World):
     ) -> list[Chunk]:
         """Make one chunk for every rollout, all of them or none; see `World.step`."""
         began = time.perf_counter()
-        self._check(rollouts, controls, noise)
+        check_step(self, rollouts, controls, noise)
         chunks = []
         for row, (rollout, control) in enumerate(zip(rollouts, controls, strict=True)):
             drawn = self._noise(rollout) if noise is None else noise[row].cpu()
@@ -196,7 +185,7 @@ class Testcard(World):
     def stream(self, rollout: TestcardRollout, control: Control) -> Generator[torch.Tensor, None, Chunk]:
         """Make one chunk and yield its frames one latent frame at a time; see `World.stream`."""
         began = time.perf_counter()
-        self._check([rollout], [control])
+        check_step(self, [rollout], [control])
         made, memory = rollout.chunks, _memory(rollout.chunks)
         latents = self._chunk_latents(rollout, control, self._noise(rollout))
         frames = self._frames(rollout, control, latents).to(self.device)
@@ -206,10 +195,7 @@ class Testcard(World):
             time.sleep(self.seconds_per_chunk / CHUNK_LATENTS)
             yield piece
         time.sleep(self.seconds_per_chunk / CHUNK_LATENTS)
-        if rollout.chunks != made:
-            raise WorldError(
-                "the rollout was stepped while its chunk was streamed: finish a stream before the next step"
-            )
+        check_streamed(rollout, made)
         _commit(rollout, control)
         timings = {"render": time.perf_counter() - began}
         yield pieces[-1]
@@ -229,13 +215,6 @@ class Testcard(World):
             chunks=int(metadata["chunks"]),
             **arrays,
         )
-
-    def _check(
-        self, rollouts: Sequence[TestcardRollout], controls: Sequence[Control], noise: torch.Tensor | None = None
-    ) -> None:
-        check_batch(self, rollouts, controls, noise)
-        if strangers := [rollout for rollout in rollouts if getattr(rollout, "world", None) is not self]:
-            raise ValueError(f"{strangers[0]!r} is not a rollout of this world: use what its start() returned")
 
     def _noise(self, rollout: TestcardRollout) -> torch.Tensor:
         """Return the chunk's noise, float32 [channels, 4, rows, columns]: a function of the seed and its number."""

@@ -280,7 +280,9 @@ def describe(name: str | Path) -> WorldSpec:
 def _module(name: str) -> Any:
     """Return the module that describes and loads the world of that name, imported now.
 
-    It has `describe(name)`, `load(name, ...)` and `DEFAULT_DEVICE`, None for "cuda" where there is one.
+    It has `describe(name)`, `load(name, *, device, ...)`, `DEFAULT_DEVICE` (None for "cuda" where there is one),
+    `OPTIONS`, the names of what only its own kind of world takes, and `HAS_MODEL`: whether there is anything to
+    give `load` a dtype, weights, a revision and the consent to a licence for.
     """
     if name == "testcard":
         return importlib.import_module("worldplay_env.testcard")
@@ -387,6 +389,19 @@ def check_batch(world: World, rollouts: Sequence[Any], controls: Sequence[Contro
         raise ValueError(f"noise must be a tensor of shape {expected}, got {what}")
 
 
+def check_step(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
+    """Raise as `check_batch` does, or ValueError for a rollout whose `world` is another one."""
+    check_batch(world, rollouts, controls, noise)
+    if strangers := [rollout for rollout in rollouts if getattr(rollout, "world", None) is not world]:
+        raise ValueError(f"{strangers[0]!r} is not a rollout of this world: use what its start() returned")
+
+
+def check_streamed(rollout: Rollout, chunks: int) -> None:
+    """Raise WorldError unless a rollout that is being streamed still has as many chunks as when that began."""
+    if rollout.chunks != chunks:
+        raise WorldError("the rollout was stepped while its chunk was streamed: finish a stream before the next step")
+
+
 def _frozen(array: Any, dtype: Any) -> np.ndarray:
     """Return a read-only copy."""
     copy = np.array(array, dtype=dtype)
@@ -422,19 +437,24 @@ def load(
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
     module = _module(str(name))
+    if unknown := [option for option in options if option not in module.OPTIONS]:
+        known = " and ".join(module.OPTIONS)
+        raise ValueError(f"unknown option {', '.join(map(repr, unknown))}: {str(name)!r} knows {known}")
     place = pick_device(module.DEFAULT_DEVICE if device is None else device)
-    choices = {
+    model = {
         "dtype": dtype or ("bfloat16" if place.type == "cuda" else "float32"),
         "weights": weights,
         "revision": revision,
-        **{option: tuple(value) if isinstance(value, list) else value for option, value in options.items()},
     }
+    own = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
     where = str(name) if name in WORLDS else str(Path(name).resolve())
-    key = (where, place.type, place.index or 0, *sorted(choices.items()))
+    key = (where, place.type, place.index or 0, *sorted((model | own).items()))
     with _loading:
         world = _loaded.get(key)
         if world is None:
-            world = module.load(where, device=place, accept_license=accept_license, **choices)
+            # Programs name worlds by one set of options; what is about a model's parameters is for models alone.
+            settings = {**model, "accept_license": accept_license} if module.HAS_MODEL else {}
+            world = module.load(where, device=place, **settings, **own)
             world.loaded_by = {
                 "name": where,
                 "device": device,

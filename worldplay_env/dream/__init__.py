@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 DEFAULT_DEVICE = None
+OPTIONS = ("latents_per_decode", "sample_image")
+HAS_MODEL = True
 
 
 def describe(name: str) -> WorldSpec:
@@ -37,12 +39,11 @@ def load(
     accept_license: bool = False,
     latents_per_decode: int = CHUNK_LATENTS,
     sample_image: bool = False,
-    **unknown: object,
 ) -> DreamWorld:
     """Make the world model of that name; `world.load` shares it within the process and describes the arguments.
 
     Raises:
-        ValueError: An unknown option; `weights` is neither None nor "random"; no weights are known under that name.
+        ValueError: `weights` is neither None nor "random"; no weights are known under that name.
         LicenseError, DownloadError, CheckpointError: The weights cannot be had, or are damaged.
     """
     import torch
@@ -50,9 +51,6 @@ def load(
     from worldplay_env.dream.world import DreamWorld
     from worldplay_env.weights import checkpoint
 
-    if unknown:
-        known = "latents_per_decode and sample_image"
-        raise ValueError(f"unknown option {', '.join(map(repr, unknown))}: a world model knows {known}")
     if weights not in (None, "random"):
         raise ValueError(f'weights must be None (the world\'s own) or "random", got {weights!r}')
     if revision is not None and (weights == "random" or name == "tiny"):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from worldplay_env.world import WorldSpec
 
@@ -19,6 +19,8 @@ SPEC = WorldSpec(image_size=(96, 160), latent_shape=None, fps=16)
 
 
 DEFAULT_DEVICE = None
+OPTIONS = ("image_size", "samples")
+HAS_MODEL = False
 
 
 def describe(name: str = "scene") -> WorldSpec:
@@ -32,11 +34,6 @@ def load(
     device: str | torch.device | None = None,
     image_size: tuple[int, int] = SPEC.image_size,
     samples: int = 2,
-    dtype: str | None = None,
-    weights: str | None = None,
-    revision: str | None = None,
-    accept_license: bool = False,
-    **unknown: Any,
 ) -> SceneWorld:
     """Return the world of scenes; `worldplay_env.load("scene", ...)` calls this.
 
@@ -45,19 +42,10 @@ def load(
         device: Where frames are rendered; by default "cuda" where there is one, else "cpu".
         image_size: Height and width of a frame in pixels.
         samples: Rays along a pixel's side; 1 is four times as fast as 2 and has jagged edges.
-        dtype: Passed over, as are the next three: there is no model, but programs name worlds by one set of options.
-        weights: Passed over.
-        revision: Passed over.
-        accept_license: Passed over.
-        unknown: Refused.
 
     Raises:
-        ValueError: An unknown option or device, sizes or samples that are not positive integers.
+        ValueError: An unknown device, sizes or samples that are not positive integers.
     """
     from worldplay_env.scenes.world import SceneWorld
 
-    if unknown:
-        raise ValueError(
-            f"unknown option {', '.join(map(repr, unknown))}: the world of scenes knows image_size and samples"
-        )
     return SceneWorld(image_size=image_size, samples=samples, device=device)

@@ -33,9 +33,10 @@ from worldplay_env.world import (
     Start,
     World,
     WorldError,
-    check_batch,
     check_prompt,
     check_seed,
+    check_step,
+    check_streamed,
     pick_device,
 )
 
@@ -179,7 +180,7 @@ class SceneWorld(World):
     ) -> list[Chunk]:
         """Make one chunk for every rollout, all of them or none; see `World.step`. Noise changes nothing."""
         began = time.perf_counter()
-        self._check(rollouts, controls, noise)
+        check_step(self, rollouts, controls, noise)
         ways = [_way(rollout, control) for rollout, control in zip(rollouts, controls, strict=True)]
         walked = time.perf_counter()
         frames: list[torch.Tensor | None] = [None] * len(ways)
@@ -197,7 +198,7 @@ class SceneWorld(World):
 
     def stream(self, rollout: SceneRollout, control: Control) -> Generator[torch.Tensor, None, Chunk]:
         """Make one chunk and yield its frames one latent frame at a time; see `World.stream`."""
-        self._check([rollout], [control])
+        check_step(self, [rollout], [control])
         pieces, seconds = [], 0.0
         made = rollout.chunks
         way = _way(rollout, control)
@@ -209,10 +210,7 @@ class SceneWorld(World):
             pieces.append(piece)
             seconds += time.perf_counter() - began
             if end == len(way.cameras):
-                if rollout.chunks != made:
-                    raise WorldError(
-                        "the rollout was stepped while its chunk was streamed: finish a stream before the next step"
-                    )
+                check_streamed(rollout, made)
                 _commit(rollout, way)
             yield piece
         return Chunk(torch.cat(pieces), None, way.poses.copy(), np.empty(0, dtype=np.int64), {"render": seconds})
@@ -261,13 +259,6 @@ class SceneWorld(World):
                 f"world with fewer samples (now {self.samples})"
             ) from error
         return list(frames.split(lengths))
-
-    def _check(
-        self, rollouts: Sequence[SceneRollout], controls: Sequence[Control], noise: torch.Tensor | None = None
-    ) -> None:
-        check_batch(self, rollouts, controls, noise)
-        if strangers := [rollout for rollout in rollouts if getattr(rollout, "world", None) is not self]:
-            raise ValueError(f"{strangers[0]!r} is not a rollout of this world: use what its start() returned")
 
 
 def _way(rollout: SceneRollout, control: Control) -> _Way:
