@@ -27,4 +27,5 @@ def small_paths(count: int = 2, chunks: int = 5) -> LatentPaths:
         memory=torch.from_numpy(planned.memory),
         tokens=mask.clone(),
         mask=mask,
+        depth=(1 + 9 * torch.rand(count, 4 * chunks, 8, 12, generator=generator)).half(),
     )

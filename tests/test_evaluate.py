@@ -46,10 +46,10 @@ def test_a_wall_ahead_is_visible_where_it_was_in_the_picture_and_not_where_it_wa
     # A wall 4 units ahead, and before its left half a screen at 2 units; then the camera steps 1 unit to the right.
     start = torch.full((8, 16), 4.0)
     start[:, :8] = 2.0
-    moved = np.eye(4)
+    moved = torch.eye(4)
     moved[0, 3] = 1.0
     wall = torch.full((1, 8, 16), 4.0)  # seen from there without the screen: what it hid comes into view
-    seen = visible(wall, moved[None], start, np.eye(4), DEFAULT_INTRINSICS)[0]
+    seen = visible(wall, moved[None], start, DEFAULT_INTRINSICS)[0]
     # One unit at depth 4 is 0.505 / 4 of the width, 2.02 pixels: pixel i shows what pixel i + 2.02 did.
     shown = np.arange(16) + 2.02
     expected = (shown > 7.5) & (shown + 0.5 < 16)
@@ -59,9 +59,9 @@ def test_a_wall_ahead_is_visible_where_it_was_in_the_picture_and_not_where_it_wa
 def test_all_is_visible_from_the_start_itself_and_nothing_behind_it() -> None:
     depth = torch.rand(1, 6, 10) + 1
     depth[0, :2] = torch.inf
-    turned = np.diag([-1.0, 1.0, -1.0, 1.0])
-    own = visible(depth, np.eye(4)[None], depth[0], np.eye(4), DEFAULT_INTRINSICS)
-    behind = visible(depth, turned[None], depth[0], np.eye(4), DEFAULT_INTRINSICS)
+    turned = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+    own = visible(depth, torch.eye(4)[None], depth[0], DEFAULT_INTRINSICS)
+    behind = visible(depth, turned[None], depth[0], DEFAULT_INTRINSICS)
     assert own.all()
     assert not behind.any()
 
@@ -70,9 +70,9 @@ def test_sky_is_visible_where_the_picture_has_sky_however_far_the_camera_went() 
     sky = torch.full((1, 6, 10), torch.inf)
     half = sky[0].clone()
     half[:, 5:] = 3.0
-    away = np.eye(4)
-    away[:3, 3] = (2.0, 0.0, 1.0)
-    seen = visible(sky, away[None], half, np.eye(4), DEFAULT_INTRINSICS)[0]
+    away = torch.eye(4)
+    away[:3, 3] = torch.tensor([2.0, 0.0, 1.0])
+    seen = visible(sky, away[None], half, DEFAULT_INTRINSICS)[0]
     assert seen[:, :4].all()
     assert not seen[:, 5:].any()
 

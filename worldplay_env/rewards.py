@@ -39,11 +39,18 @@ class Goal:
         pose: float64 [4, 4], a camera-to-world matrix.
         picture: uint8 [height, width, 3], what the world shows there, in its own size; None if it was not decoded.
         latent: float32 [channels, 1, rows, columns], the same as a latent frame; None for a world that has none.
+
+    The arrays are made read-only: a goal is shared by the steps of its episode.
     """
 
     pose: np.ndarray
     picture: np.ndarray | None
     latent: np.ndarray | None
+
+    def __post_init__(self) -> None:
+        for array in (self.pose, self.picture, self.latent):
+            if array is not None:
+                array.flags.writeable = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,21 +63,18 @@ def luminance(frames: Tensor) -> Tensor:
     return frames.float() @ torch.tensor(LUMA, device=frames.device)
 
 
-def visible(
-    depth: Tensor, c2w: np.ndarray, start_depth: Tensor, start_c2w: np.ndarray, intrinsics: np.ndarray
-) -> Tensor:
-    """Return which pixels show a surface point that the starting picture shows too.
+def visible(depth: Tensor, relative: Tensor, other_depth: Tensor, intrinsics: np.ndarray) -> Tensor:
+    """Return which pixels show a surface point that another picture shows too, such as the starting picture.
 
-    Each pixel's point is projected into the starting picture. It is visible there if it falls inside the picture and
+    Each pixel's point is projected into the other picture. It is visible there if it falls inside the picture and
     lies no more than 1 % behind the depth there (inverse depth, interpolated linearly, which is exact on planes). Sky
     is a point far away in its direction.
 
     Args:
         depth: float32 [F, H, W] along the optical axis at pixel centres, inf for sky.
-        c2w: float64 [F, 4, 4] camera-to-world matrices.
-        start_depth: float32 [h, w] of the starting picture; of any resolution.
-        start_c2w: float64 [4, 4].
-        intrinsics: float64 [3, 3], normalised, of both cameras.
+        relative: float32 [F, 4, 4] from each camera's axes to the other's: the other's view matrix times c2w.
+        other_depth: float32 [F, h, w] of the other pictures, or [h, w] of the one for all; of any resolution.
+        intrinsics: float64 [3, 3], normalised, of all cameras.
 
     Returns:
         bool [F, H, W].
@@ -89,15 +86,14 @@ def visible(
     y = ((torch.arange(height, device=device) + 0.5) / height - cy) / fy
     rays = torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(depth[0])])
     points = depth.clamp(max=_FAR)[:, None] * rays.float()  # [F, 3, H, W]
-    relative = torch.from_numpy(np.linalg.inv(start_c2w) @ c2w).float().to(device)  # [F, 4, 4]
     rotated = torch.einsum("fij,fjhw->fihw", relative[:, :3, :3], points)
     px, py, pz = (rotated + relative[:, :3, 3, None, None]).unbind(1)
     ahead = pz > 1e-4
     safe = torch.where(ahead, pz, 1.0)
-    u, v = fx * px / safe + cx, fy * py / safe + cy  # 0..1 inside the starting picture
+    u, v = fx * px / safe + cx, fy * py / safe + cy  # 0..1 inside the other picture
     inside = ahead & (u >= 0) & (u < 1) & (v >= 0) & (v < 1)
     grid = torch.stack([2 * u - 1, 2 * v - 1], dim=-1).float()  # [F, H, W, 2]
-    inverse = (1 / start_depth)[None, None].expand(len(depth), -1, -1, -1)
+    inverse = (1 / other_depth).expand(len(depth), *other_depth.shape[-2:])[:, None]
     surface = torch.nn.functional.grid_sample(inverse, grid, padding_mode="border", align_corners=False)[:, 0]
     return inside & (1 / safe >= surface * (1 - _NEARER) - _INVERSE_ROUNDING)
 

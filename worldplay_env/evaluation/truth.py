@@ -58,7 +58,8 @@ class Truth:
         """Return which pixels of the same images show what the starting picture shows: bool [4 N - 3, H, W]."""
         cameras = between(poses)
         depth = self._renderer.depth(*self._views(cameras))
-        return visible(depth, cameras, self._start_depth, self.scene.start, DEFAULT_INTRINSICS)
+        relative = torch.from_numpy(np.linalg.inv(self.scene.start) @ cameras).float().to(depth.device)
+        return visible(depth, relative, self._start_depth, DEFAULT_INTRINSICS)
 
     def _views(self, cameras: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         return torch.zeros(len(cameras), dtype=torch.int64), torch.from_numpy(cameras), self._intrinsics

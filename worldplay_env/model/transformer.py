@@ -80,7 +80,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(dim, config.ffn_dim)
         self.modulation_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
-    def modulation(self, modulation: Tensor) -> tuple[Tensor, ...]:
+    def _modulation(self, modulation: Tensor) -> tuple[Tensor, ...]:
         """Return shift, scale and gate of both triples, float32 [b, f, 1, dim] each, of modulation [b, f, 6, dim]."""
         table = self.modulation_table.float() + modulation.float()
         return table[..., None, :].unbind(2)
@@ -89,7 +89,7 @@ class Block(nn.Module):
         self, x: Tensor, modulation: Tensor, positions: Positions, text: KeysValues, cache: Cache, layer: int
     ) -> Tensor:
         """Transform tokens x [b, f, n, dim]; their keys and values go into the cache."""
-        shift, scale, gate, feed_shift, feed_scale, feed_gate = self.modulation(modulation)
+        shift, scale, gate, feed_shift, feed_scale, feed_gate = self._modulation(modulation)
         tokens = modulate(x, shift, scale, self.eps).flatten(1, 2)  # [b, f * n, dim]
         x = gated(x, self.self_attention(tokens, positions, cache, layer).view(x.shape), gate)
         x = x + self.cross_attention(self.cross_attention_norm(x).flatten(1, 2), text).view(x.shape)
@@ -97,7 +97,7 @@ class Block(nn.Module):
 
     def prefill_last(self, x: Tensor, modulation: Tensor, positions: Positions, cache: Cache, layer: int) -> None:
         """Put the keys and values of x [b, f, n, dim] into the cache: all that a prefill needs of its last block."""
-        shift, scale, *_ = self.modulation(modulation)
+        shift, scale, *_ = self._modulation(modulation)
         tokens = modulate(x, shift, scale, self.eps).flatten(1, 2)
         cache.extend(layer, *self.self_attention.keys_values(tokens, positions))
 
@@ -141,7 +141,7 @@ class Transformer(nn.Module):
     def text_keys_values(self, prompt_embedding: Tensor) -> list[KeysValues]:
         """Return every block's keys and values of a prompt [batch, text tokens, text_dim]: made once a prompt."""
         text = self.text_embedder(prompt_embedding.to(self.dtype))
-        return [block.cross_attention.keys_values(text) for block in self._blocks()]
+        return [block.cross_attention.keys_values(text) for block in self.layers()]
 
     def positions(self, frames: range, latent_size: tuple[int, int], viewmats: Tensor, K: Tensor | None) -> Positions:
         """Make the position tables of a call: once a chunk for its memory, once for the chunk itself.
@@ -181,10 +181,10 @@ class Transformer(nn.Module):
         Returns:
             The velocity in the shape of `latents` (with `out_channels` channels) and the compute dtype.
         """
-        x = self._embed_patches(latents)
-        embedding = self._embed_frames(timesteps, labels)
-        modulation = self._modulation(embedding)
-        for layer, block in enumerate(self._blocks()):
+        x = self.embed_patches(latents)
+        embedding = self.embed_frames(timesteps, labels)
+        modulation = self.modulation(embedding)
+        for layer, block in enumerate(self.layers()):
             x = block(x, modulation, positions, text[layer], cache, layer)
         shift, scale = (self.modulation_table.float() + embedding.float()[:, :, None])[..., None, :].unbind(2)
         patches = self.output_projection(modulate(x, shift, scale, self.config.eps))
@@ -212,31 +212,32 @@ class Transformer(nn.Module):
         are those of `forward`.
         """
         cache.clear()
-        x = self._embed_patches(latents)
-        modulation = self._modulation(self._embed_frames(timesteps, labels))
+        x = self.embed_patches(latents)
+        modulation = self.modulation(self.embed_frames(timesteps, labels))
         last = len(self.blocks) - 1
-        for layer, block in enumerate(self._blocks()):
+        for layer, block in enumerate(self.layers()):
             if layer < last:
                 x = block(x, modulation, positions, text[layer], cache, layer)
             else:
                 block.prefill_last(x, modulation, positions, cache, layer)
         cache.keep()
 
-    def _blocks(self) -> Iterable[Block]:
+    def layers(self) -> Iterable[Block]:
+        """Return the blocks, in the order in which tokens pass them."""
         return cast(Iterable[Block], self.blocks)
 
-    def _embed_patches(self, latents: Tensor) -> Tensor:
+    def embed_patches(self, latents: Tensor) -> Tensor:
         """Map latents [b, c, f, h, w] to tokens [b, f, n, dim]; the convolution is one product."""
         _, rows, columns = self.config.patch_size
         patches = rearrange(latents.to(self.dtype), "b c f (y py) (x px) -> b f (y x) (c py px)", py=rows, px=columns)
         return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
-    def _embed_frames(self, timesteps: Tensor, labels: Tensor) -> Tensor:
+    def embed_frames(self, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Return one vector a latent frame, of its timestep and its action label: [b, f, dim]."""
         frequencies = self.config.freq_dim
         time = self.time_embedder(sinusoid(timesteps, frequencies).to(self.dtype))
         return time + self.action_embedder(sinusoid(labels, frequencies).to(self.dtype))
 
-    def _modulation(self, embedding: Tensor) -> Tensor:
+    def modulation(self, embedding: Tensor) -> Tensor:
         """Return shift, scale and gate of attention and feed-forward, before each block's table: [b, f, 6, dim]."""
         return self.modulation_projection(F.silu(embedding)).unflatten(-1, (6, -1))

@@ -56,7 +56,7 @@ class SceneClips:
         self._solids = np.stack([scene.solids for scene in self.scenes])
         self._bounds = np.stack([scene.bounds for scene in self.scenes])
         self.intrinsics = torch.tensor(DEFAULT_INTRINSICS, dtype=torch.float32, device=device)
-        batch = stack(self.scenes, device)
+        batch = self._batch = stack(self.scenes, device)
         self.renderer = Renderer(batch, size, compile=compile, frames_at_once=frames_at_once)
         if compile:
             try:
@@ -110,6 +110,13 @@ class SceneClips:
         scene_of_frame = torch.from_numpy(np.repeat(which, frames)).to(device, non_blocking=True)
         c2w = torch.from_numpy(cameras.reshape(-1, 4, 4).astype(np.float32)).to(device, non_blocking=True)
         return self.renderer.frames(scene_of_frame, c2w, self.intrinsics).unflatten(0, (count, frames))
+
+    def depth(self, which: np.ndarray, poses: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """Render B clips' depth at poses [B, N, 4, 4]: float32 [B, N, height, width], inf for sky."""
+        count, frames = poses.shape[:2]
+        c2w = torch.from_numpy(poses.reshape(-1, 4, 4))
+        depth = Renderer(self._batch, size).depth(torch.from_numpy(np.repeat(which, frames)), c2w, self.intrinsics)
+        return depth.unflatten(0, (count, frames))
 
 
 def training_seeds(count: int, seed: int = 0) -> range:

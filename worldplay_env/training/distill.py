@@ -3,7 +3,12 @@
 Rollouts of many paths are always under way. A step takes some of them one chunk further: memory is the model's own
 history, each of the four steps starts from where the step before it came, and every step's prediction is compared
 with the true chunk. What was made joins the history, for the chunks to come. So the model meets its own errors, as
-old and as many as in use, and learns to undo them. Steps of flow matching on true latents are mixed in.
+old and as many as in use, and learns to undo them. Steps on true latents as memory are mixed in.
+
+What a chunk must be depends on what came before it. What the first picture or the memory shows is certain: there the
+predictions are to be near the truth. The rest is for the model to invent: there they are judged by the energy score
+(Gneiting & Raftery, 2007), under which it is best to draw from what there could be, not to average it. And what the
+model invented and remembers, nobody knows the truth of: there nothing is asked.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import memory_length
 from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.training.run import Run, fast_convolutions
+from worldplay_env.training.scores import latent_score, pixel_score
 from worldplay_env.training.transformer import (
     PROMPTS_DROPPED,
     DreamerOptions,
@@ -50,6 +56,8 @@ LIFETIMES = (2, 4, 8, None)
 """Chunks after which a group of rollouts begins anew; None: at the end of its paths."""
 CONTEXT = 2
 """Latent frames of memory that the decoder sees before a chunk whose pixels are compared."""
+SAMPLES = 2
+"""Times that a chunk is made in a step, from other noise; the first goes into the history."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +72,12 @@ class DistillOptions(DreamerOptions):
     paths: int = 8192
     groups: int = 8
     """Groups of rollouts under way; each has frames / 16 of them."""
-    replay: float = 0.3
-    """Share of steps that are flow matching on true latents."""
-    pixels: float = 1.0
-    """Weight of the decoded pictures' absolute error."""
+    replay: float = 0.1
+    """Share of steps that are flow matching on true latents, some of them from text alone."""
+    true_memory: float = 0.3
+    """Share of the other steps whose memory is true latents."""
+    pixels: float = 2.0
+    """Weight of the decoded pictures' score."""
     decoded: int = 16
     """Chunks of a step that are decoded for it."""
     memory_noise: float = 0.1
@@ -124,11 +134,12 @@ def train(options: DistillOptions) -> Run[Dreamer]:
     run = Run(options, dreamer, Optimiser(dreamer, is_inside))
     if begins:
         run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
-    compiled = (options.frames, options.frames // 4)  # full memories, and rollouts' chunks
+    compiled = (options.frames, SAMPLES * options.frames // 4)  # full memories, and rollouts' chunks
     fused, autoencoder, paths, held_out = prepare(options, run, data_seed=7 + run.step, compiled=compiled)
     rng = np.random.default_rng((options.seed, run.step, 1))
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
-    groups = [Rollouts(paths, options.frames // MEMORY) for _ in range(options.groups)]
+    count = options.frames // MEMORY
+    groups = [Rollouts(paths, count) for _ in range(options.groups)]
     if begins:
         report(run, autoencoder, held_out, options.chunks)
     own = partial(rollout_losses, dreamer, fused, autoencoder, options.pixels)
@@ -139,6 +150,11 @@ def train(options: DistillOptions) -> Run[Dreamer]:
             batch = transformer.draw(paths, options, rng, generator)
             run.lap("data")
             run.update(replayed, batch)
+        elif rng.random() < options.true_memory:
+            coming = draw_true(paths, count, options, rng, generator)
+            run.lap("data")
+            with fast_convolutions():
+                run.update(own, coming)
         else:
             rollouts = groups[step % len(groups)]
             rollouts.next(rng)
@@ -157,29 +173,58 @@ class RolloutBatch(NamedTuple):
     """What a step of self-forcing is computed from: the coming chunks of b rollouts.
 
     Attributes:
-        chunks: Their memory is the rollouts' own history, lightly noised.
+        chunks: Their memory is lightly noised.
         context: [n, C, 0 or 2, h, w] the last frames of memory, as they are, of the chunks that are decoded.
         tokens: int64 [b, text_len], some of them of the empty prompt.
         mask: int64 [b, text_len].
-        noise: float32 [b, C, 4, h, w] that the chunks are made from.
+        asked: bool [b, 4, h, w], the latent pixels that are compared with the truth.
+        invented: bool [b, 4, h, w], those that nothing before shows.
+        noise: float32 [2 b, C, 4, h, w] that the chunks are made from, twice each.
     """
 
     chunks: Chunks
     context: Tensor
     tokens: Tensor
     mask: Tensor
+    asked: Tensor
+    invented: Tensor
     noise: Tensor
 
 
 def draw(rollouts: Rollouts, paths: LatentPaths, options: DistillOptions, generator: torch.Generator) -> RolloutBatch:
     """Return the coming chunks of a group of rollouts, and the noise to make them from."""
-    chunks, rows = rollouts.take(), rollouts.rows
+    rows, length = rollouts.rows, memory_length(rollouts.chunk)
+    at_first, before = paths.shown(rows, torch.full_like(rows, rollouts.chunk), length)
+    return _batch(rollouts.take(), rows, at_first | ~before, ~before, paths, options, generator)
+
+
+def draw_true(
+    paths: LatentPaths, count: int, options: DistillOptions, rng: np.random.Generator, generator: torch.Generator
+) -> RolloutBatch:
+    """Return chunks of `count` paths, all with the same number, that have the true latents as memory."""
+    rows = torch.randint(len(paths), (count,), generator=generator, device=generator.device)
+    number = int(rng.integers(paths.chunks))
+    chunk, length = torch.full_like(rows, number), memory_length(number)
+    _, before = paths.shown(rows, chunk, length)
+    return _batch(paths.take(rows, chunk, length), rows, torch.ones_like(before), ~before, paths, options, generator)
+
+
+def _batch(
+    chunks: Chunks,
+    rows: Tensor,
+    asked: Tensor,
+    invented: Tensor,
+    paths: LatentPaths,
+    options: DistillOptions,
+    generator: torch.Generator,
+) -> RolloutBatch:
     dropped = torch.rand(len(rows), generator=generator, device=rows.device) < PROMPTS_DROPPED
     context = chunks.memory[: options.decoded, :, -CONTEXT:]
     chunks = chunks._replace(memory=noised(chunks.memory, options.memory_noise, generator))
     prompts = without_prompts(paths.tokens[rows], paths.mask[rows], dropped)
-    noise = torch.randn(chunks.clean.shape, generator=generator, device=rows.device)
-    return RolloutBatch(chunks, context, *prompts, noise)
+    shape = (SAMPLES * len(rows), *chunks.clean.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=rows.device)
+    return RolloutBatch(chunks, context, *prompts, asked, invented, noise)
 
 
 def rollout_losses(
@@ -188,29 +233,18 @@ def rollout_losses(
     """Return the losses of the four steps' predictions, and what was "made", [b, C, 4, h, w].
 
     Args:
-        weight: Of the decoded pictures' absolute error.
+        weight: Of the decoded pictures' score.
     """
     chunks = batch.chunks
     text = fused.text(dreamer.embed(batch.tokens, batch.mask))
     predictions = denoise(fused, chunks, batch.noise, text, remember(fused, chunks, text))
-    made = predictions[-1]
-    errors = [(prediction - chunks.clean).square().mean() for prediction in predictions]
-    latents = sum(share * error for share, error in zip(STEP_WEIGHTS, errors, strict=True)) / sum(STEP_WEIGHTS)
-    pixels = errors[0].new_zeros(())
+    pairs = [prediction.unflatten(0, (-1, SAMPLES)) for prediction in predictions]  # [b, 2, C, 4, h, w]
+    scores = [latent_score(pair, chunks.clean, batch.asked, batch.invented) for pair in pairs]
+    latents = sum(share * score for share, score in zip(STEP_WEIGHTS, scores, strict=True)) / sum(STEP_WEIGHTS)
+    pixels = scores[0].new_zeros(())
     if weight:
-        count = len(batch.context)
-        pixels = pixel_loss(autoencoder, made[:count], chunks.clean[:count], batch.context)
-    return {"loss": latents + weight * pixels, "last step": errors[-1], "pixels": pixels, "made": made}
-
-
-def pixel_loss(autoencoder: Autoencoder, made: Tensor, clean: Tensor, context: Tensor) -> Tensor:
-    """Return the mean absolute error of chunks' pictures, both decoded behind the same context [b, C, 0.., h, w]."""
-    skipped = max(0, 4 * context.shape[2] - 3)
-
-    def pictures(latents: Tensor) -> Tensor:
-        frames, _ = autoencoder.decode(torch.cat([context, latents], dim=2), clamp=False)
-        return frames[:, :, skipped:].float()
-
-    with torch.no_grad():
-        truth = pictures(clean)
-    return (pictures(made) - truth).abs().mean()
+        few = slice(len(batch.context))
+        given = (pairs[-1][few], chunks.clean[few], batch.asked[few], batch.invented[few])
+        pixels = pixel_score(autoencoder, *given, batch.context)
+    made = pairs[-1][:, 0]
+    return {"loss": latents + weight * pixels, "last step": scores[-1], "pixels": pixels, "made": made}

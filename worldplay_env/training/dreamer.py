@@ -51,7 +51,7 @@ def fresh(config: WorldConfig, seed: int, device: torch.device) -> Dreamer:
             layer.bias.zero_()
         transformer.modulation_table.zero_()
         depth = (2 * config.transformer.num_layers) ** -0.5
-        for block in transformer._blocks():
+        for block in transformer.layers():
             block.modulation_table.zero_()
             block.modulation_table[:, [2, 5]] = 1.0
             attention = block.self_attention
@@ -91,23 +91,24 @@ def denoise(
     Args:
         fused: The transformer.
         chunks: b chunks, of which the cameras, the labels and that first frame are used.
-        noise: float32 [b, C, 4, h, w] that they are made from.
+        noise: float32 [b D, C, 4, h, w] that they are made from: D draws of each, those of one chunk side by side.
         text: What `fused.text` returned for their prompts.
         memory: What `remember` returned for them.
 
     Returns:
-        Four of float32 [b, C, 4, h, w].
+        Four of float32 [b D, C, 4, h, w].
     """
+    clean = chunks.clean.repeat_interleave(len(noise) // len(chunks.clean), 0)
     known = torch.zeros(noise.shape[0], CHUNK_LATENTS, dtype=torch.bool, device=noise.device)
     known[:, 0] = memory is None
     mask = known[:, None, :, None, None]
     length = chunks.memory.shape[2]
-    x = torch.where(mask, chunks.clean, noise)
+    x = torch.where(mask, clean, noise)
     predictions = []
     for step, timestep in enumerate(sampler.TIMESTEPS):
         timesteps = torch.where(known, sampler.KNOWN_TIMESTEP, timestep)
         flow = fused.velocity(x, timesteps, chunks.labels[:, length:], chunks.viewmats[:, length:], text, memory)
-        predictions.append(torch.where(mask, chunks.clean, x - sampler.SIGMAS[step] * flow))
+        predictions.append(torch.where(mask, clean, x - sampler.SIGMAS[step] * flow))
         x = torch.where(mask, x, sampler.euler_step(x, flow, step)).detach()
     return predictions
 

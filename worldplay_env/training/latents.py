@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldplay_env.control.camera import view_matrices
+from worldplay_env.control.camera import DEFAULT_INTRINSICS, view_matrices
+from worldplay_env.evaluation.metrics import visible
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TextConfig
 from worldplay_env.model.text import TextEncoder, text_model
@@ -65,6 +66,7 @@ class LatentPaths:
         memory: int64 [N, chunks, 16] the latent frames that a chunk sees: its first min(4 chunk, 16) entries.
         tokens: int64 [N, text_len] the captions' token ids, zeros behind them.
         mask: int64 [N, text_len], 1 for a token.
+        depth: float16 [N, T, 2 h, 2 w] along the optical axis, four values for each latent pixel; inf for sky.
         frames: uint8 [N, 4 T - 3, H, W, 3] the true video, if it was kept.
     """
 
@@ -75,6 +77,7 @@ class LatentPaths:
     memory: Tensor
     tokens: Tensor
     mask: Tensor
+    depth: Tensor
     frames: Tensor | None = None
 
     def __len__(self) -> int:
@@ -110,6 +113,33 @@ class LatentPaths:
             labels=self.labels[path, frames],
         )
 
+    def shown(self, rows: Tensor, chunk: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Return which latent pixels of chunks show surfaces that pictures before them show, half of each at least.
+
+        Args:
+            rows: int64 [b], paths.
+            chunk: int64 [b], which chunk of each.
+            length: Latent frames that all of them remember.
+
+        Returns:
+            Whether the path's first picture shows them, bool [b, 4, h, w], and whether that or the memory does.
+        """
+        coming = chunk[:, None] * CHUNK_LATENTS + torch.arange(CHUNK_LATENTS, device=chunk.device)  # [b, 4]
+        past = F.pad(self.memory[rows, chunk][:, :length], (1, 0))  # [b, 1 + K]: the first picture, then the memory
+        path = rows[:, None]
+        relative = self.w2c[path, past][:, None] @ self.c2w[path, coming][:, :, None]  # [b, 4, 1 + K, 4, 4]
+        pairs = relative.shape[:3]
+        depth, past_depth = self.depth[path, coming].float()[:, :, None], self.depth[path, past].float()[:, None]
+        size = depth.shape[-2:]
+        points = visible(
+            depth.expand(*pairs, *size).reshape(-1, *size),
+            relative.flatten(0, 2).float(),
+            past_depth.expand(*pairs, *size).reshape(-1, *size),
+            DEFAULT_INTRINSICS,
+        ).unflatten(0, pairs)
+        first, any_of_them = points[:, :, 0], points.any(dim=2)  # [b, 4, 2 h, 2 w]
+        return F.avg_pool2d(first.float(), 2) >= 0.5, F.avg_pool2d(any_of_them.float(), 2) >= 0.5
+
 
 def render_paths(
     plans: Iterable[Plan],
@@ -134,11 +164,14 @@ def render_paths(
     """
     began = time.monotonic()
     device = next(autoencoder.parameters()).device
-    parts, frames, ready = [], [], []
+    parts, depths, frames, ready = [], [], [], []
     for planned in plans:
         clips = SceneClips(planned.scenes, size, device, compile=compile, frames_at_once=_RENDERED_AT_ONCE)
-        video = clips.render(np.arange(len(planned.scenes)), planned.poses)
+        each = np.arange(len(planned.scenes))
+        video = clips.render(each, planned.poses)
         parts.append(encode(autoencoder, video))
+        rows, columns = parts[-1].shape[-2:]
+        depths.append(clips.depth(each, planned.poses, (2 * rows, 2 * columns)).half())
         ready.append(planned)
         if keep_frames:
             frames.append(video)
@@ -155,6 +188,7 @@ def render_paths(
         memory=torch.from_numpy(np.concatenate([planned.memory for planned in ready])).to(device),
         tokens=tokens.to(device),
         mask=mask.to(device),
+        depth=torch.cat(depths),
         frames=torch.cat(frames) if keep_frames else None,
     )
     print(f"{len(paths)} paths of {paths.chunks} chunks in {time.monotonic() - began:.1f} s", flush=True)

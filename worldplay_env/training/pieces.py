@@ -68,7 +68,7 @@ class FusedTransformer:
         began = time.monotonic()
         config, device = self.transformer.config, self.transformer.device
         heads, head_dim = config.num_attention_heads, config.attention_head_dim
-        block = self._blocks()[0]
+        block = self._layers()[0]
         try:
             for count in sorted(self._compiled):
                 x, modulation, out = (
@@ -95,7 +95,7 @@ class FusedTransformer:
     def text(self, embeddings: Tensor) -> list[KeysValues]:
         """Return every block's keys and values [b, tokens, heads, d] of prompt embeddings [b, tokens, text_dim]."""
         text = self.transformer.text_embedder(embeddings.float())
-        return [self._text(block, text) for block in self._blocks()]
+        return [self._text(block, text) for block in self._layers()]
 
     def _text(self, block: Block, text: Tensor) -> KeysValues:
         attention = block.cross_attention
@@ -110,7 +110,7 @@ class FusedTransformer:
         frames = self._frames(range(length), latents, timesteps, labels, viewmats)
         x = self._tokens(latents)
         kept: list[KeysValues] = []
-        for block, prompt in zip(self._blocks(), text, strict=True):
+        for block, prompt in zip(self._layers(), text, strict=True):
             q, k, v = self._run(_before_attention, block, x, frames)
             q, k, v = (part.unflatten(0, (batch, length)).flatten(1, 2) for part in (q, k, v))  # [b, K n, 2h, d]
             kept.append((k, v))
@@ -149,13 +149,13 @@ class FusedTransformer:
             viewmats.repeat_interleave(draws, 0),
         )
         x = tokens
-        for layer, (block, prompt) in enumerate(zip(self._blocks(), text, strict=True)):
+        for layer, (block, prompt) in enumerate(zip(self._layers(), text, strict=True)):
             q, k, v = self._run(_before_attention, block, x, frames)
             q, k, v = (part.unflatten(0, (batch * draws, length)).flatten(1, 2) for part in (q, k, v))
             if memory is not None:
                 k, v = (_behind(past, own, draws) for past, own in zip(memory[layer], (k, v), strict=True))
             x = self._rest(block, x, _attend(q, k, v), frames, prompt)
-        embedding = self.transformer._embed_frames(timesteps, labels.repeat_interleave(draws, 0))  # [b D, 4, dim]
+        embedding = self.transformer.embed_frames(timesteps, labels.repeat_interleave(draws, 0))  # [b D, 4, dim]
         shift, scale = (self.transformer.modulation_table + embedding.flatten(0, 1)[:, None])[:, :, None].unbind(1)
         x = _linear(self.transformer.output_projection, modulate(x, shift, scale, self.transformer.config.eps))
         return self._patches_to_latents(x, latents)
@@ -182,14 +182,14 @@ class FusedTransformer:
         return run(block, x, *parts, *more)
 
     def _tokens(self, latents: Tensor) -> Tensor:
-        tokens = self.transformer._embed_patches(latents).flatten(0, 1)  # [b f, n, dim]
+        tokens = self.transformer.embed_patches(latents).flatten(0, 1)  # [b f, n, dim]
         return tokens.to(self.dtype).contiguous()
 
     def _frames(self, where: range, latents: Tensor, timesteps: Tensor, labels: Tensor, viewmats: Tensor) -> _Frames:
         transformer, batch = self.transformer, len(latents)
         cos, sin = self._angles(where, batch, latents.shape[3], latents.shape[4])
         projection, inverse = self._projections(viewmats)
-        modulation = transformer._modulation(transformer._embed_frames(timesteps, labels)).flatten(0, 1).contiguous()
+        modulation = transformer.modulation(transformer.embed_frames(timesteps, labels)).flatten(0, 1).contiguous()
         projection, inverse = (matrices.flatten(0, 1).contiguous() for matrices in (projection, inverse))
         return _Frames(modulation, cos, sin, projection, inverse)
 
@@ -215,8 +215,8 @@ class FusedTransformer:
             self._tables[key] = cos, sin
         return self._tables[key]
 
-    def _blocks(self) -> list[Block]:
-        return list(self.transformer._blocks())
+    def _layers(self) -> list[Block]:
+        return list(self.transformer.layers())
 
 
 def _before_attention(
