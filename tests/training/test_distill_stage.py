@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_paths import SIZE
 from small_world import CONFIG, begin, small_world
 from torch import Tensor
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.evaluation.metrics import visible
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.training import distill
+from worldplay_env.training.data import SceneClips
 from worldplay_env.training.distill import DistillOptions, Rollouts, draw, draw_true, rollout_losses
 from worldplay_env.training.dreamer import Dreamer, fresh, is_inside, roll_out, without_prompts
-from worldplay_env.training.latents import LatentPaths
+from worldplay_env.training.latents import LatentPaths, render_paths
 from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.paths import plan
 from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.training.scores import latent_score, pixel_score
 from worldplay_env.weights.checkpoint import initialise
@@ -144,6 +148,28 @@ def test_samples_are_best_where_a_chunk_is_invented_and_the_middle_where_it_is_n
         for deviation in (0.0, 0.5, 1.0, 1.5)
     }
     assert min(scores, key=scores.__getitem__) == better
+
+
+def test_what_pictures_show_again_is_what_the_finer_depth_of_the_scene_says() -> None:
+    planned, chunk = plan(range(2), 4, SIZE), 3
+    autoencoder = initialise(Autoencoder(CONFIG.autoencoder), 2)
+    paths = render_paths([planned], autoencoder, CONFIG.text, SIZE)
+    rows = torch.arange(2)
+    first, before = paths.shown(rows, torch.full((2,), chunk), 12)
+    assert (before | ~first).all()  # what the first picture shows is shown before
+    clips = SceneClips(planned.scenes, SIZE, CPU)
+    depth = clips.depth(np.arange(2), planned.poses, SIZE)
+    agreed = []
+    for row in rows:
+        coming = slice(4 * chunk, 4 * chunk + 4)
+        relative = torch.from_numpy(np.linalg.inv(planned.poses[row, 0]) @ planned.poses[row, coming]).float()
+        seen = visible(depth[row, coming], relative, depth[row, 0], DEFAULT_INTRINSICS)
+        share = torch.nn.functional.avg_pool2d(seen.float(), SIZE[0] // first.shape[-2])
+        clear = (share - 0.5).abs() > 0.25  # four values decide over a latent pixel, not all of its pixels
+        assert clear.float().mean() > 0.5
+        agreed.append(((share >= 0.5) == first[row])[clear].float().mean())
+        assert 0.05 < first[row].float().mean() < 0.95  # of a path that shows old and new
+    assert min(agreed) > 0.95
 
 
 def test_only_what_the_truth_is_known_of_is_asked_of_a_rollout() -> None:

@@ -46,6 +46,8 @@ from worldplay_env.world import (
 
 PICTURES_KEPT = 256
 """Start pictures whose latents a world keeps: of tiny 6 MB, of wan-5b 170 MB."""
+ROLLOUTS_AT_ONCE_ON_CPU = 4
+"""Rollouts in one pass on a CPU: with more, what a layer hands to the next leaves the caches, and all take longer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,8 +217,10 @@ class DreamWorld(World):
             groups: dict[int, list[int]] = defaultdict(list)
             for index, rollout in enumerate(rollouts):
                 groups[min(rollout.chunks * CHUNK_LATENTS, memory.MEMORY)].append(index)
+            most = ROLLOUTS_AT_ONCE_ON_CPU if self.device.type == "cpu" else len(rollouts)
+            parts = [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
             made: dict[int, _Made] = {}
-            for members in groups.values():
+            for members in parts:
                 group, cameras = [rollouts[index] for index in members], [controls[index] for index in members]
                 own_noise = None if noise is None else noise[members]
                 made.update(zip(members, self._step_group(group, cameras, own_noise, decode), strict=True))
