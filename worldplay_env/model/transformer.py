@@ -80,7 +80,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(dim, config.ffn_dim)
         self.modulation_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
-    def _modulation(self, modulation: Tensor) -> tuple[Tensor, ...]:
+    def modulation(self, modulation: Tensor) -> tuple[Tensor, ...]:
         """Return shift, scale and gate of both triples, float32 [b, f, 1, dim] each, of modulation [b, f, 6, dim]."""
         table = self.modulation_table.float() + modulation.float()
         return table[..., None, :].unbind(2)
@@ -89,7 +89,7 @@ class Block(nn.Module):
         self, x: Tensor, modulation: Tensor, positions: Positions, text: KeysValues, cache: Cache, layer: int
     ) -> Tensor:
         """Transform tokens x [b, f, n, dim]; their keys and values go into the cache."""
-        shift, scale, gate, feed_shift, feed_scale, feed_gate = self._modulation(modulation)
+        shift, scale, gate, feed_shift, feed_scale, feed_gate = self.modulation(modulation)
         tokens = modulate(x, shift, scale, self.eps).flatten(1, 2)  # [b, f * n, dim]
         x = gated(x, self.self_attention(tokens, positions, cache, layer).view(x.shape), gate)
         x = x + self.cross_attention(self.cross_attention_norm(x).flatten(1, 2), text).view(x.shape)
@@ -97,7 +97,7 @@ class Block(nn.Module):
 
     def prefill_last(self, x: Tensor, modulation: Tensor, positions: Positions, cache: Cache, layer: int) -> None:
         """Put the keys and values of x [b, f, n, dim] into the cache: all that a prefill needs of its last block."""
-        shift, scale, *_ = self._modulation(modulation)
+        shift, scale, *_ = self.modulation(modulation)
         tokens = modulate(x, shift, scale, self.eps).flatten(1, 2)
         cache.extend(layer, *self.self_attention.keys_values(tokens, positions))
 

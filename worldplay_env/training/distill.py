@@ -67,7 +67,7 @@ class DistillOptions(DreamerOptions):
     folder: Path = Path("runs/distill")
     transformer: Path = Path("runs/transformer")
     """The run to begin with."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     chunks: int = 20
     paths: int = 8192
     groups: int = 8
