@@ -225,7 +225,9 @@ def test_an_interruption_keeps_what_was_made_beside_the_older_film(
 @pytest.fixture
 def long_run(in_folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "worldplay_env.rollout", *TESTCARD, "--pose", "w-90000", "--out", "a"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit: ignore it
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        signal.signal(signal.SIGINT, before)
         yield process
         process.kill()
 

@@ -24,7 +24,7 @@ from worldplay_env.training.latents import LatentPaths, render_paths
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import plan
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.scores import latent_score, pixel_score
+from worldplay_env.training.scores import contrast_score, contrasts, latent_score, pictures, pixel_score
 from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.weights.files import CheckpointError
 from worldplay_env.world import Control
@@ -100,12 +100,12 @@ def test_self_forcing_overfits_one_path() -> None:
     fused = FusedTransformer(dreamer.transformer, torch.float32)
     autoencoder = initialise(Autoencoder(CONFIG.autoencoder), 2).requires_grad_(False)
     optimiser, rollouts = Optimiser(dreamer, is_inside), Rollouts(paths, 4)
-    options = DistillOptions(decoded=2, memory_noise=0.0)
+    options = DistillOptions(decoded=2, memory_noise=0.0, pixels=1.0)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
     for _ in range(60):
         rollouts.next(rng)
-        found = rollout_losses(dreamer, fused, autoencoder, 1.0, draw(rollouts, paths, options, generator))
+        found = rollout_losses(dreamer, fused, autoencoder, options, draw(rollouts, paths, options, generator))
         rollouts.commit(found["made"])
         losses.append(found["loss"])
         losses[-1].backward()
@@ -123,7 +123,12 @@ def test_a_score_is_least_for_the_truth_where_it_is_certain() -> None:
         everywhere, nowhere = torch.ones(2, 4, 4, 6, dtype=torch.bool), torch.zeros(2, 4, 4, 6, dtype=torch.bool)
         right = batch.clean[:, None].repeat(1, 2, 1, 1, 1, 1)
         wrong = (right + 0.1 * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1, 1, 1)).requires_grad_()
-        for score in (latent_score, partial(pixel_score, autoencoder, context=context)):
+
+        def shown_score(pair: Tensor, *rest: Tensor, context: Tensor = context) -> Tensor:
+            first, second, truth = (pictures(autoencoder, made, context) for made in (*pair.unbind(1), rest[0]))
+            return pixel_score(first, second, truth, *rest[1:])
+
+        for score in (latent_score, shown_score):
             least = float(score(right, batch.clean, everywhere, nowhere))
             assert least == pytest.approx(1e-2)  # the root of what is added below it
             found = score(wrong, batch.clean, everywhere, nowhere)
@@ -148,6 +153,37 @@ def test_samples_are_best_where_a_chunk_is_invented_and_the_middle_where_it_is_n
         for deviation in (0.0, 0.5, 1.0, 1.5)
     }
     assert min(scores, key=scores.__getitem__) == better
+
+
+def test_contrasts_of_all_scales_add_up_to_the_variance() -> None:
+    video = torch.rand(2, 3, 5, 12, 20, generator=torch.Generator().manual_seed(0))  # 3x5 squares, 4 pixels wide
+    found = contrasts(video)
+    assert found.shape == (2, 3, 5, 3)
+    variance = ((2 * found).exp() - 1e-3).sum(-1)
+    torch.testing.assert_close(variance, video.var((-2, -1), correction=0), atol=1e-6, rtol=1e-4)
+    board = (torch.arange(12)[:, None] + torch.arange(20)) % 2
+    finest = contrasts(board.expand(1, 3, 1, 12, 20).float())[0, 0, 0]
+    assert finest[0] > -0.7 > -3 > finest[1:].max()
+
+
+def test_the_contrast_score_asks_for_the_scenes_contrast_wherever_it_is() -> None:
+    truth = torch.rand(4, 3, 6, 16, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    elsewhere = truth.flip((-2, -1))
+    faded = [contrast_score(share * elsewhere, share * elsewhere, truth) for share in (1.0, 0.8, 0.6, 1.25)]
+    assert faded[0] < 1e-6
+    assert faded[0] < faded[1] < faded[2]
+    assert faded[0] < faded[3]
+    grey = (0.5 * truth).requires_grad_()
+    contrast_score(grey, grey, truth).backward()
+    assert grey.grad is not None
+    assert (grey.grad * truth).sum() < 0  # more of the same is better
+
+
+def test_contrasts_are_best_drawn_from_those_that_may_be() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texture = torch.rand(1, 3, 1, 16, 32, generator=generator) - 0.5
+    truth, one, other = (texture * (1.0 * torch.randn(400, 1, 1, 1, 1, generator=generator)).exp() for _ in range(3))
+    assert contrast_score(one, other, truth) < 0.8 * contrast_score(texture, texture, truth)
 
 
 def test_what_pictures_show_again_is_what_the_finer_depth_of_the_scene_says() -> None:

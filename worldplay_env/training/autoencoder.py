@@ -17,6 +17,7 @@ from torch.func import functional_call
 from worldplay_env.evaluation.metrics import psnr
 from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.model.config import TINY, AutoencoderConfig
+from worldplay_env.training import checkpoint
 from worldplay_env.training.data import SceneClips, held_out_clips, training_seeds
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.run import Run, RunOptions, compute_dtype, fast_convolutions
@@ -38,6 +39,8 @@ class AutoencoderOptions(RunOptions):
     """Train the autoencoder on clips of scenes, rendered as they are needed."""
 
     folder: Path = Path("runs/autoencoder")
+    begin_with: Path | None = None
+    """A finished run whose decoder is trained on, alone: latents stay what they are, for the later stages too."""
     report_every: float = 1.0
     clips: int = 6
     """Clips in a batch, of 49 images each."""
@@ -58,10 +61,26 @@ class AutoencoderOptions(RunOptions):
 
 
 def train(options: AutoencoderOptions) -> Run[Autoencoder]:
-    """Train the autoencoder of the tiny world, or go on doing so; the run's checkpoint holds the result."""
+    """Train the autoencoder of the tiny world, or go on doing so; the run's checkpoint holds the result.
+
+    Raises:
+        ValueError: It is to begin with the run that it would write.
+        CheckpointError: There is no checkpoint to begin with, or a damaged one.
+    """
+    if options.begin_with == options.folder:
+        raise ValueError(f"--begin-with and --folder are both {options.folder}: the decoder needs a folder of its own")
     device = pick_device(options.device)
     autoencoder = fresh(TINY.autoencoder, options.seed, device)
+    before = checkpoint.averages(options.begin_with) if options.begin_with is not None else None
+    if before is not None:
+        checkpoint.fill(autoencoder, before.averages)
+        for part in (autoencoder.encoder, autoencoder.quant_conv):
+            part.requires_grad_(False)
     run = Run(options, autoencoder, Optimiser(autoencoder, is_inside))
+    if before is not None:
+        config = measured_config(before.notes)
+        run.notes |= {"latents_mean": list(config.latents_mean), "latents_std": list(config.latents_std)}
+        run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
     clips = SceneClips(
         training_seeds(options.scenes, options.seed),
         TINY.image_size,
@@ -70,8 +89,10 @@ def train(options: AutoencoderOptions) -> Run[Autoencoder]:
         frames_at_once=options.clips * CLIP_FRAMES,
     )
     held_out = held_out_clips(options.held_out, HELD_OUT_LATENTS, TINY.image_size, device)
-    path = clips.wander(np.random.default_rng(1), options.measured, CLIP_LATENTS)
-    measured = clips.render(path.which, path.poses)
+    measured = None
+    if before is None:
+        path = clips.wander(np.random.default_rng(1), options.measured, CLIP_LATENTS)
+        measured = clips.render(path.which, path.poses)
     run.notes["data"] = f"{options.clips} clips of {CLIP_FRAMES} images a step, through {options.scenes} scenes"
     rng = np.random.default_rng((options.seed, run.step))
     losses_of = partial(losses, autoencoder, options)
@@ -178,19 +199,22 @@ def gradient_loss(video: Tensor, truth: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def report(run: Run[Autoencoder], held_out: Tensor, measured: Tensor, at_once: int) -> None:
+def report(run: Run[Autoencoder], held_out: Tensor, measured: Tensor | None, at_once: int) -> None:
     """Log the PSNR of held-out clips uint8 [B, F, H, W, 3], and a strip: truth above, reconstruction below.
 
-    The latents' mean and deviation a channel over the clips `measured` join the notes, as a configuration holds them.
+    The latents' mean and deviation a channel over the clips `measured`, if there are any, join the notes, as a
+    configuration holds them.
     """
     parts = [rebuild(run.averaged, as_video(clips))[0] for clips in held_out.split(at_once)]
     frames = pixels_to_uint8(torch.cat(parts).permute(0, 2, 3, 4, 1))
     decibels = psnr(frames.flatten(0, 1), held_out.flatten(0, 1))
     figures = {"held-out psnr": float(decibels.mean()), "worst frame": float(decibels.min())}
-    means = [rebuild(run.averaged, as_video(clips))[1] for clips in measured.split(at_once)]
-    latents = torch.cat(means).movedim(1, 0).flatten(1)  # [z, all]
     run.notes |= {name: round(value, 3) for name, value in figures.items()}
-    run.notes |= {"latents_mean": latents.mean(1).tolist(), "latents_std": latents.std(1).clamp(min=1e-3).tolist()}
+    if measured is not None:
+        means = [rebuild(run.averaged, as_video(clips))[1] for clips in measured.split(at_once)]
+        latents = torch.cat(means).movedim(1, 0).flatten(1)  # [z, all]
+        deviation = latents.std(1).clamp(min=1e-3)
+        run.notes |= {"latents_mean": latents.mean(1).tolist(), "latents_std": deviation.tolist()}
     run.report(figures)
     rows = [torch.cat(list(row), dim=1) for row in (held_out[:6, -1], frames[:6, -1])]
     run.show("reconstruction", torch.cat(rows, dim=0))

@@ -8,7 +8,7 @@ old and as many as in use, and learns to undo them. Steps on true latents as mem
 What a chunk must be depends on what came before it. What the first picture or the memory shows is certain: there the
 predictions are to be near the truth. The rest is for the model to invent: there they are judged by the energy score
 (Gneiting & Raftery, 2007), under which it is best to draw from what there could be, not to average it. And what the
-model invented and remembers, nobody knows the truth of: there nothing is asked.
+model invented and remembers, nobody knows the truth of: there nothing is asked but the contrast that the scene has.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import memory_length
 from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.training.run import Run, fast_convolutions
-from worldplay_env.training.scores import latent_score, pixel_score
+from worldplay_env.training.scores import contrast_score, latent_score, pictures, pixel_score
 from worldplay_env.training.transformer import (
     PROMPTS_DROPPED,
     DreamerOptions,
@@ -68,7 +68,7 @@ class DistillOptions(DreamerOptions):
     transformer: Path = Path("runs/transformer")
     """The run to begin with."""
     learning_rate: float = 1e-3
-    chunks: int = 20
+    chunks: int = 28
     paths: int = 8192
     groups: int = 8
     """Groups of rollouts under way; each has frames / 16 of them."""
@@ -78,8 +78,10 @@ class DistillOptions(DreamerOptions):
     """Share of the other steps whose memory is true latents."""
     pixels: float = 2.0
     """Weight of the decoded pictures' score."""
+    contrast: float = 0.1
+    """Weight of the score of their contrasts."""
     decoded: int = 16
-    """Chunks of a step that are decoded for it."""
+    """Chunks of a step that are decoded for both."""
     memory_noise: float = 0.1
 
     def run(self) -> None:
@@ -142,7 +144,7 @@ def train(options: DistillOptions) -> Run[Dreamer]:
     groups = [Rollouts(paths, count) for _ in range(options.groups)]
     if begins:
         report(run, autoencoder, held_out, options.chunks)
-    own = partial(rollout_losses, dreamer, fused, autoencoder, options.pixels)
+    own = partial(rollout_losses, dreamer, fused, autoencoder, options)
     replayed = partial(flow_losses, dreamer, fused)
     run.start_clock()
     for step in run.steps():
@@ -228,23 +230,22 @@ def _batch(
 
 
 def rollout_losses(
-    dreamer: Dreamer, fused: FusedTransformer, autoencoder: Autoencoder, weight: float, batch: RolloutBatch
+    dreamer: Dreamer, fused: FusedTransformer, autoencoder: Autoencoder, options: DistillOptions, batch: RolloutBatch
 ) -> dict[str, Tensor]:
-    """Return the losses of the four steps' predictions, and what was "made", [b, C, 4, h, w].
-
-    Args:
-        weight: Of the decoded pictures' score.
-    """
+    """Return the losses of the four steps' predictions, and what was "made", [b, C, 4, h, w]."""
     chunks = batch.chunks
     text = fused.text(dreamer.embed(batch.tokens, batch.mask))
     predictions = denoise(fused, chunks, batch.noise, text, remember(fused, chunks, text))
     pairs = [prediction.unflatten(0, (-1, SAMPLES)) for prediction in predictions]  # [b, 2, C, 4, h, w]
     scores = [latent_score(pair, chunks.clean, batch.asked, batch.invented) for pair in pairs]
     latents = sum(share * score for share, score in zip(STEP_WEIGHTS, scores, strict=True)) / sum(STEP_WEIGHTS)
-    pixels = scores[0].new_zeros(())
-    if weight:
-        few = slice(len(batch.context))
-        given = (pairs[-1][few], chunks.clean[few], batch.asked[few], batch.invented[few])
-        pixels = pixel_score(autoencoder, *given, batch.context)
+    few = slice(len(batch.context))  # the chunks that are compared as pictures
+    shown = partial(pictures, autoencoder, context=batch.context)
+    with torch.no_grad():
+        truth = shown(chunks.clean[few])
+    first, second = (shown(made) for made in pairs[-1][few].unbind(1))
+    pixels = pixel_score(first, second, truth, batch.asked[few], batch.invented[few])
+    contrast = contrast_score(first, second, truth)
+    loss = latents + options.pixels * pixels + options.contrast * contrast
     made = pairs[-1][:, 0]
-    return {"loss": latents + weight * pixels, "last step": scores[-1], "pixels": pixels, "made": made}
+    return {"loss": loss, "last step": scores[-1], "pixels": pixels, "contrast": contrast, "made": made}

@@ -108,15 +108,17 @@ def card(autoencoder: Saved, dreamer: Saved) -> str:
         "those, whole frames, with the parameters' moving averages, which are here in float16. What the world",
         "reaches on the suite that it is judged by, `python -m worldplay_env.evaluate --world tiny` measures.",
     ]
-    earlier = dreamer.notes.get("began_with")
-    lines += _section("Autoencoder", "Frames to latents and back", **_progress(autoencoder))
     flow = "Latents from noise (flow matching on true ones), given memory, cameras, actions and prompt"
-    if earlier:
-        lines += _section("Transformer and text encoder, first", flow, **earlier)
-        rollouts = "From there on, the four-step sampler on the model's own rollouts"
-        lines += _section("Transformer and text encoder, then", rollouts, **_progress(dreamer))
-    else:
-        lines += _section("Transformer and text encoder", flow, **_progress(dreamer))
+    rollouts = "From there on, the four-step sampler on the model's own rollouts"
+    for title, what, then, saved in (
+        ("Autoencoder", "Frames to latents and back", "From there on, the decoder alone", autoencoder),
+        ("Transformer and text encoder", flow, rollouts, dreamer),
+    ):
+        if "began_with" in saved.notes:
+            lines += _section(f"{title}, first", what, **saved.notes["began_with"])
+            lines += _section(f"{title}, then", then, **_progress(saved))
+        else:
+            lines += _section(title, what, **_progress(saved))
     lines += [
         "",
         "## To make them again",
@@ -125,8 +127,9 @@ def card(autoencoder: Saved, dreamer: Saved) -> str:
         "",
         "```",
     ]
-    for notes in (autoencoder.notes, earlier["notes"] if earlier else {}, dreamer.notes):
-        lines += notes.get("commands", [])
+    for saved in (autoencoder, dreamer):
+        earlier = saved.notes.get("began_with", {"notes": {}})["notes"]
+        lines += [*earlier.get("commands", []), *saved.notes.get("commands", [])]
     options = ExportOptions(autoencoder=autoencoder.path.parent, dreamer=dreamer.path.parent)
     lines += [command(options), "```", ""]
     return "\n".join(lines)

@@ -19,8 +19,8 @@ class Optimiser:
 
     Muon's steps are scaled to the size of AdamW's, so that one rate suits both. A convolution's kernel counts as the
     matrix from all that one output sees to the outputs. Muon counts a missing gradient as zero, AdamW leaves that
-    parameter as it is. Parameters of one shape are stepped together: a network has
-    few shapes, and so a step is few operations for a GPU.
+    parameter as it is. Neither touches one that needs no gradient. Parameters of one shape are stepped together: a
+    network has few shapes, and so a step is few operations for a GPU.
 
     Args:
         module: Whose parameters are optimised.
@@ -31,6 +31,8 @@ class Optimiser:
         others: list[nn.Parameter] = []
         alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             (alike[parameter.shape] if inside(name, parameter) else others).append(parameter)
         self._alike = list(alike.values())
         self._momenta: list[Tensor | None] = [None] * len(self._alike)

@@ -168,7 +168,7 @@ class Run(Generic[Module]):
     def _update(self, losses: Losses, *inputs: Any) -> dict[str, Tensor]:
         """Make the step: all of it is recorded, so what differs from step to step is in tensors."""
         found = losses(*inputs)
-        parameters = list(self.module.parameters())
+        parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(found["loss"], parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -179,8 +179,9 @@ class Run(Generic[Module]):
                 parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         self.optimiser.step(self._rate)
         average = cast(list[Tensor], list(self.averaged.parameters()))
+        now = [parameter.detach() for parameter in self.module.parameters()]
         torch._foreach_mul_(average, self._decay)
-        torch._foreach_add_(average, torch._foreach_mul([part.detach() for part in parameters], 1 - self._decay))
+        torch._foreach_add_(average, torch._foreach_mul(now, 1 - self._decay))
         return {name: value.detach() for name, value in found.items()} | {"gradient": norm}
 
     def _log(self, values: Mapping[str, Tensor]) -> None:

@@ -17,6 +17,8 @@ from worldplay_env.world import CHUNK_FRAMES, CHUNK_LATENTS
 _FRAMES_PER_LATENT = CHUNK_FRAMES // CHUNK_LATENTS
 _ROUND = 1e-4
 """Added to squares below a root, whose slope at 0 would be infinite."""
+_FAINT = 1e-3
+"""Added to a contrast's square: the logarithm tells contrasts below four of 255 levels hardly apart."""
 
 
 def latent_score(pair: Tensor, truth: Tensor, asked: Tensor, invented: Tensor) -> Tensor:
@@ -36,37 +38,71 @@ def latent_score(pair: Tensor, truth: Tensor, asked: Tensor, invented: Tensor) -
     return _score(distance(first, truth), distance(second, truth), distance(first, second), asked, invented)
 
 
-def pixel_score(
-    autoencoder: Autoencoder, pair: Tensor, truth: Tensor, asked: Tensor, invented: Tensor, context: Tensor
-) -> Tensor:
-    """Return the score of the same chunks' pictures, all decoded behind the same latent frames.
-
-    Its parts are the squares of each picture that a latent pixel covers.
+def pictures(autoencoder: Autoencoder, latents: Tensor, context: Tensor) -> Tensor:
+    """Decode chunks behind other latent frames: [b, 3, F, H, W] in about [-1, 1], F = 16, or 13 of a first chunk.
 
     Args:
         autoencoder: Frozen.
-        pair: See `latent_score`, as the next three.
-        truth: See there.
-        asked: See there.
-        invented: See there.
+        latents: [b, C, 4, h, w].
         context: [b, C, 0.., h, w] the latent frames before the chunks.
     """
     skipped = max(0, _FRAMES_PER_LATENT * context.shape[2] - 3)
+    frames, _ = autoencoder.decode(torch.cat([context, latents], dim=2), clamp=False)
+    return frames[:, :, skipped:].float()
 
-    def pictures(latents: Tensor) -> Tensor:
-        frames, _ = autoencoder.decode(torch.cat([context, latents], dim=2), clamp=False)
-        return frames[:, :, skipped:].float()  # [b, 3, F, H, W]
+
+def pixel_score(first: Tensor, second: Tensor, truth: Tensor, asked: Tensor, invented: Tensor) -> Tensor:
+    """Return the score of two makings of b chunks as pictures, whose parts are what a latent pixel covers of each.
+
+    Args:
+        first: [b, 3, F, H, W].
+        second: Likewise.
+        truth: Likewise.
+        asked: See `latent_score`.
+        invented: See there.
+    """
 
     def distance(one: Tensor, other: Tensor) -> Tensor:
         squares = (one - other).square().mean(1)  # [b, F, H, W]
-        return (F.avg_pool2d(squares, squares.shape[-1] // truth.shape[-1]) + _ROUND).sqrt()  # [b, F, h, w]
+        return (F.avg_pool2d(squares, squares.shape[-1] // asked.shape[-1]) + _ROUND).sqrt()  # [b, F, h, w]
 
-    with torch.no_grad():
-        true = pictures(truth)
-    first, second = (pictures(made) for made in pair.unbind(1))
-    frames = true.shape[2]  # 16, or 13 of a first chunk, whose first latent frame is one picture
+    frames = truth.shape[2]  # 13 of a first chunk: its first latent frame is one picture
     asked, invented = (part.repeat_interleave(_FRAMES_PER_LATENT, 1)[:, -frames:] for part in (asked, invented))
-    return _score(distance(first, true), distance(second, true), distance(first, second), asked, invented)
+    return _score(distance(first, truth), distance(second, truth), distance(first, second), asked, invented)
+
+
+def contrast_score(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
+    """Return the energy score of the pictures' contrasts alone, whose parts are colours and scales of each picture.
+
+    It asks for as much contrast as the scene has, wherever in a picture it is. So it has something to say of all
+    pictures, of what a model invented long ago too, which else may fade with each time that it is remembered.
+
+    Args:
+        first: [b, 3, F, H, W].
+        second: Likewise.
+        truth: Likewise.
+    """
+    one, other, true = (contrasts(video) for video in (first, second, truth))
+    return ((one - true).abs() + (other - true).abs() - (one - other).abs()).mean() / 2
+
+
+def contrasts(video: Tensor) -> Tensor:
+    """Return the logarithms of pictures' contrasts, by colour and by scale: [b, 3, F, S].
+
+    The contrast at a scale is the deviation of the means over squares from those over squares twice as large: 1, 2,
+    4, ... pixels wide, while a picture can be divided into them, and last of the largest squares from the whole
+    picture. Squared they add up to the picture's variance.
+
+    Args:
+        video: [b, 3, F, H, W].
+    """
+    parts = []
+    while not video.shape[-1] % 2 and not video.shape[-2] % 2:
+        coarser = F.avg_pool3d(video, (1, 2, 2))
+        parts.append(video.square().mean((-2, -1)) - coarser.square().mean((-2, -1)))
+        video = coarser
+    parts.append(video.var((-2, -1), correction=0))
+    return (torch.stack(parts, dim=-1).clamp(min=0) + _FAINT).log() / 2
 
 
 def _score(first: Tensor, second: Tensor, apart: Tensor, asked: Tensor, invented: Tensor) -> Tensor:
