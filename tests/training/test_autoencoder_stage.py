@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from small_world import CONFIG
 
+from worldplay_env.model.autoencoder import Autoencoder
+from worldplay_env.model.config import TINY
+from worldplay_env.training import checkpoint
 from worldplay_env.training.autoencoder import (
     AutoencoderOptions,
     as_video,
@@ -16,9 +22,11 @@ from worldplay_env.training.autoencoder import (
     losses,
     measured_config,
     rebuild,
+    train,
 )
 from worldplay_env.training.data import held_labels, training_seeds
 from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.weights.checkpoint import initialise
 
 CPU = torch.device("cpu")
 
@@ -76,3 +84,31 @@ def test_held_labels_are_actions_that_are_held() -> None:
     assert labels.min() == 0
     assert labels.max() == 80
     assert 0.3 < (labels[:, 1:] == labels[:, :-1]).mean() < 0.9
+
+
+def test_a_decoder_is_trained_on_alone(tmp_path: Path) -> None:
+    """Its latents, and the statistics that later stages rely on, are those of the run that it began with."""
+    parameters = dict(initialise(Autoencoder(TINY.autoencoder), 0).named_parameters())
+    statistics = {"latents_mean": [0.25] * TINY.autoencoder.z_dim, "latents_std": [1.5] * TINY.autoencoder.z_dim}
+    checkpoint.save(tmp_path / "before", 7, 90.0, {}, parameters, statistics)
+    options = AutoencoderOptions(
+        folder=tmp_path / "decoder",
+        begin_with=tmp_path / "before",
+        device="cpu",
+        compile=False,
+        max_steps=1,
+        clips=1,
+        scenes=2,
+        held_out=1,
+    )
+    train(options)
+    saved = checkpoint.latest(tmp_path / "decoder")
+    assert saved is not None
+    assert {name: saved.notes[name] for name in statistics} == statistics
+    assert saved.notes["began_with"]["step"] == 7
+    before = checkpoint.averages(tmp_path / "before").averages
+    changed = {name for name in parameters if not torch.equal(saved.model[name], before[name])}
+    assert changed
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    with pytest.raises(ValueError, match="a folder of its own"):
+        train(replace(options, folder=tmp_path / "before"))

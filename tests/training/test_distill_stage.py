@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -167,14 +166,19 @@ def test_contrasts_of_all_scales_add_up_to_the_variance() -> None:
 
 
 def test_the_contrast_score_asks_for_the_scenes_contrast_wherever_it_is() -> None:
-    truth = torch.rand(4, 3, 6, 16, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    truth = torch.rand(4, 3, 16, 16, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     elsewhere = truth.flip((-2, -1))
-    faded = [contrast_score(share * elsewhere, share * elsewhere, truth) for share in (1.0, 0.8, 0.6, 1.25)]
+    nothing = torch.zeros(4, 4, 1, 2, dtype=torch.bool)
+    faded = [contrast_score(*2 * [share * elsewhere], truth, nothing) for share in (1.0, 0.8, 0.6, 1.25)]
     assert faded[0] < 1e-6
     assert faded[0] < faded[1] < faded[2]
     assert faded[0] < faded[3]
     grey = (0.5 * truth).requires_grad_()
-    contrast_score(grey, grey, truth).backward()
+    half = torch.arange(2).expand_as(nothing) == 1
+    score = contrast_score(grey, grey, truth, nothing)
+    torch.testing.assert_close(contrast_score(grey, grey, truth, half), score / 2)
+    assert contrast_score(grey, grey, truth, ~nothing) == 0  # where all is certain, the truth itself is asked for
+    score.backward()
     assert grey.grad is not None
     assert (grey.grad * truth).sum() < 0  # more of the same is better
 
@@ -183,7 +187,9 @@ def test_contrasts_are_best_drawn_from_those_that_may_be() -> None:
     generator = torch.Generator().manual_seed(0)
     texture = torch.rand(1, 3, 1, 16, 32, generator=generator) - 0.5
     truth, one, other = (texture * (1.0 * torch.randn(400, 1, 1, 1, 1, generator=generator)).exp() for _ in range(3))
-    assert contrast_score(one, other, truth) < 0.8 * contrast_score(texture, texture, truth)
+    nothing = torch.zeros(400, 4, 1, 2, dtype=torch.bool)
+    drawn, middle = (contrast_score(*pair, truth, nothing) for pair in ((one, other), (texture, texture)))
+    assert drawn < 0.8 * middle
 
 
 def test_what_pictures_show_again_is_what_the_finer_depth_of_the_scene_says() -> None:

@@ -88,11 +88,12 @@ def test_the_whole_pipeline_by_its_command_lines(tmp_path: Path, monkeypatch: py
     main(f"autoencoder {shared} --clips 1 --scenes 4 --measured 1".split())
     for file in Path("runs/autoencoder").glob("step-*/model-*"):
         file.unlink()  # later stages need the averages alone
+    main(f"autoencoder {shared} --clips 1 --scenes 4 --folder runs/decoder --begin-with runs/autoencoder".split())
     main(f"transformer {dreams} --workers 1".split())
     main(f"transformer {dreams} --workers 0 --max-steps 1".split())  # resumed
     main(f"distill {dreams} --workers 0 --groups 1 --decoded 1".split())
-    main(["export", "--out", "exported"])
-    for stage, steps in (("autoencoder", 2), ("transformer", 3), ("distill", 2)):
+    main(["export", "--autoencoder", "runs/decoder", "--out", "exported"])
+    for stage, steps in (("autoencoder", 2), ("decoder", 2), ("transformer", 3), ("distill", 2)):
         (index,) = Path("runs", stage).glob("step-*/index.json")
         saved = json.loads(index.read_text())
         assert saved["step"] == steps
@@ -101,9 +102,10 @@ def test_the_whole_pipeline_by_its_command_lines(tmp_path: Path, monkeypatch: py
         assert max(file.stat().st_size for file in index.parent.iterdir()) <= 16 * 2**20
         assert list(Path("runs", stage).glob("*.png"))
     card = Path("exported/README.md").read_text()
-    assert card.count("python -m worldplay_env.training") == 5
+    assert card.count("python -m worldplay_env.training") == 6
+    assert card.index("Frames to latents") < card.index("the decoder alone")
     assert card.index("flow matching") < card.index("own rollouts")
-    for stage in ("autoencoder", "transformer", "distill"):
+    for stage in ("autoencoder", "decoder", "transformer", "distill"):
         notes = checkpoint.averages(Path("runs", stage)).notes
         noted = {name for name, value in notes.items() if isinstance(value, float)}
         assert noted <= FIGURES.keys()  # the card says of every figure what it means

@@ -68,7 +68,9 @@ def train(options: AutoencoderOptions) -> Run[Autoencoder]:
         CheckpointError: There is no checkpoint to begin with, or a damaged one.
     """
     if options.begin_with == options.folder:
-        raise ValueError(f"--begin-with and --folder are both {options.folder}: the decoder needs a folder of its own")
+        raise ValueError(
+            f"--begin-with and --folder are both {options.folder}: the decoder needs a folder of its own"
+        )
     device = pick_device(options.device)
     autoencoder = fresh(TINY.autoencoder, options.seed, device)
     before = checkpoint.averages(options.begin_with) if options.begin_with is not None else None

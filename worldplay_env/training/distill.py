@@ -68,7 +68,7 @@ class DistillOptions(DreamerOptions):
     transformer: Path = Path("runs/transformer")
     """The run to begin with."""
     learning_rate: float = 1e-3
-    chunks: int = 28
+    chunks: int = 24
     paths: int = 8192
     groups: int = 8
     """Groups of rollouts under way; each has frames / 16 of them."""
@@ -78,7 +78,7 @@ class DistillOptions(DreamerOptions):
     """Share of the other steps whose memory is true latents."""
     pixels: float = 2.0
     """Weight of the decoded pictures' score."""
-    contrast: float = 0.1
+    contrast: float = 0.15
     """Weight of the score of their contrasts."""
     decoded: int = 16
     """Chunks of a step that are decoded for both."""
@@ -244,8 +244,9 @@ def rollout_losses(
     with torch.no_grad():
         truth = shown(chunks.clean[few])
     first, second = (shown(made) for made in pairs[-1][few].unbind(1))
-    pixels = pixel_score(first, second, truth, batch.asked[few], batch.invented[few])
-    contrast = contrast_score(first, second, truth)
+    asked, invented = batch.asked[few], batch.invented[few]
+    pixels = pixel_score(first, second, truth, asked, invented)
+    contrast = contrast_score(first, second, truth, asked & ~invented)
     loss = latents + options.pixels * pixels + options.contrast * contrast
     made = pairs[-1][:, 0]
     return {"loss": loss, "last step": scores[-1], "pixels": pixels, "contrast": contrast, "made": made}

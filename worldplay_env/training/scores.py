@@ -66,24 +66,26 @@ def pixel_score(first: Tensor, second: Tensor, truth: Tensor, asked: Tensor, inv
         squares = (one - other).square().mean(1)  # [b, F, H, W]
         return (F.avg_pool2d(squares, squares.shape[-1] // asked.shape[-1]) + _ROUND).sqrt()  # [b, F, h, w]
 
-    frames = truth.shape[2]  # 13 of a first chunk: its first latent frame is one picture
-    asked, invented = (part.repeat_interleave(_FRAMES_PER_LATENT, 1)[:, -frames:] for part in (asked, invented))
+    asked, invented = _in_time(asked, truth), _in_time(invented, truth)
     return _score(distance(first, truth), distance(second, truth), distance(first, second), asked, invented)
 
 
-def contrast_score(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
+def contrast_score(first: Tensor, second: Tensor, truth: Tensor, certain: Tensor) -> Tensor:
     """Return the energy score of the pictures' contrasts alone, whose parts are colours and scales of each picture.
 
-    It asks for as much contrast as the scene has, wherever in a picture it is. So it has something to say of all
-    pictures, of what a model invented long ago too, which else may fade with each time that it is remembered.
+    It asks for as much contrast as the scene has, wherever in a picture it is. So it has something to say of what a
+    model invented long ago, too, which else fades with each time that it is remembered. A picture counts as far as
+    it is not certain.
 
     Args:
         first: [b, 3, F, H, W].
         second: Likewise.
         truth: Likewise.
+        certain: bool [b, 4, h, w], the latent pixels that are compared with the truth by distance.
     """
     one, other, true = (contrasts(video) for video in (first, second, truth))
-    return ((one - true).abs() + (other - true).abs() - (one - other).abs()).mean() / 2
+    each = ((one - true).abs() + (other - true).abs() - (one - other).abs()).mean((1, 3)) / 2  # [b, F]
+    return (each * _in_time(~certain, truth).float().mean((2, 3))).mean()
 
 
 def contrasts(video: Tensor) -> Tensor:
@@ -103,6 +105,12 @@ def contrasts(video: Tensor) -> Tensor:
         video = coarser
     parts.append(video.var((-2, -1), correction=0))
     return (torch.stack(parts, dim=-1).clamp(min=0) + _FAINT).log() / 2
+
+
+def _in_time(latent_pixels: Tensor, video: Tensor) -> Tensor:
+    """Return what is said of latent pixels [b, 4, h, w] for each picture of a video [b, 3, F, H, W]: [b, F, h, w]."""
+    frames = video.shape[2]  # 13 of a first chunk: its first latent frame is one picture
+    return latent_pixels.repeat_interleave(_FRAMES_PER_LATENT, 1)[:, -frames:]
 
 
 def _score(first: Tensor, second: Tensor, apart: Tensor, asked: Tensor, invented: Tensor) -> Tensor:
