@@ -58,6 +58,8 @@ class Args:
     """Held-out episodes that every agent is evaluated in, for each seed."""
     planner_episodes: int = 16
     """Of these, how many the planner is given: each of its steps imagines hundreds of others. 0 leaves it out."""
+    short_goals: tuple[int, int] = (2, 2)
+    """The fewest and the most held actions that goals are away where PPO and planner meet on short ones too."""
     device: str | None = None
     """Of worlds and network; by default a GPU where there is one."""
     settings: Settings = field(default_factory=Settings)
@@ -165,13 +167,18 @@ def contenders(
         "scripted toward the goal's pose": (TowardGoalAgent, plain),
         "PPO": (partial(PPOAgent.load, checkpoint(args, seed)), partial(plain, **for_ppo(args))),
     }
-    if args.planner_episodes:
-        planner = partial(PlannerAgent, search=args.search, seed=seed)
-        agents["planner"] = planner, partial(make, for_planner(args, place), args.planner_episodes, starts)
-    if args.planner_episodes and place is not world:
+    if not args.planner_episodes:
+        return agents
+    planner = partial(PlannerAgent, search=args.search, seed=seed)
+    shown = {} if place.weights == "none" else {"observation": "latent"}
+    agents["planner"] = planner, partial(make, for_planner(args, place), args.planner_episodes, starts, **shown)
+    if place is not world:
         full = worldplay_env.load(place.name, device=args.device)  # a dream begins from pictures of its own size
         dreamer = partial(planner, world=world)
         agents[f"planner, imagining in {world.name}"] = dreamer, partial(make, full, args.planner_episodes, starts)
+    near = {"task": {"chunks": args.short_goals}}
+    rivals = [name for name in agents if name.startswith(("PPO", "planner"))]
+    agents |= {f"{name}, short goals": (agents[name][0], partial(agents[name][1], **near)) for name in rivals}
     return agents
 
 

@@ -14,6 +14,7 @@ import torch
 from small_world import PATH, begin, roll, small_world
 from torch import Tensor
 
+from worldplay_env.dream import dreamer
 from worldplay_env.dream.rollout import DreamRollout
 from worldplay_env.dream.world import DreamWorld
 from worldplay_env.world import Chunk, Control, Start, WorldError, load
@@ -90,13 +91,25 @@ def test_an_image_is_latent_frame_0_and_text_alone_generates_it(world: DreamWorl
     assert not imagined.start_latent.any()
 
 
-def test_rollouts_of_mixed_age_step_together_as_they_step_alone(world: DreamWorld) -> None:
+@pytest.mark.parametrize(("mixed_ages", "passes"), [(False, 4), (True, 2)])
+def test_rollouts_of_mixed_age_step_together_as_they_step_alone(
+    monkeypatch: pytest.MonkeyPatch, mixed_ages: bool, passes: int
+) -> None:
+    world = small_world(mixed_ages=mixed_ages)
     ages = [0, 1, 5, 0, 2, 6, 4]
     rollouts = [begin(world, seed, image=seed % 3 > 0, prompt=seed % 2) for seed in range(len(ages))]
     for rollout, age in zip(rollouts, ages, strict=True):
         roll(world, rollout, age)
     alone = [world.step([rollout.fork()], [PATH[rollout.chunks]])[0] for rollout in rollouts]
+    calls, forward = Counter[str](), world.transformer.forward
+
+    def counted(*args: Tensor) -> Tensor:
+        calls["forward"] += 1
+        return forward(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.transformer, "forward", counted)
     together = world.step(rollouts, [PATH[age] for age in ages])
+    assert calls["forward"] == 4 * passes
     for one, other in zip(together, alone, strict=True):
         assert _relative(one.latents, other.latents) < 1e-4
         assert one.frames is not None
@@ -194,6 +207,26 @@ def test_a_new_prompt_changes_what_comes_and_nothing_before(world: DreamWorld) -
     assert _same(*before)
     changed.encoded_prompt = begin(world, 0, prompt=1).encoded_prompt
     assert not _same(roll(world, rollout, 1), roll(world, changed, 1))
+
+
+@pytest.mark.parametrize(("room", "made"), [(1 << 28, 20), (0, 40)])
+def test_prompts_are_read_once_while_there_is_room_for_them(
+    monkeypatch: pytest.MonkeyPatch, room: int, made: int
+) -> None:
+    world, calls = small_world(), Counter[str]()
+    read = world.transformer.text_keys_values
+
+    def counted(embedding: Tensor) -> object:
+        calls["read"] += 1
+        return read(embedding)
+
+    monkeypatch.setattr(dreamer, "KNOWN_PROMPTS_BYTES", room)
+    monkeypatch.setattr(world.transformer, "text_keys_values", counted)
+    rollouts = [begin(world, 0, prompt=prompt) for prompt in range(20)]
+    for _ in range(2):
+        for rollout in rollouts:
+            world.step([rollout], [PATH[rollout.chunks]], decode=False)
+    assert calls["read"] == made
 
 
 def test_a_start_that_is_not_at_the_origin_dreams_the_same(world: DreamWorld) -> None:
@@ -324,16 +357,19 @@ def _fingerprint(rollout: DreamRollout) -> tuple[object, ...]:
         ("transformer", KeyboardInterrupt(), KeyboardInterrupt),
     ],
 )
+@pytest.mark.parametrize("mixed_ages", [False, True])
 def test_an_error_in_any_group_leaves_every_rollout_as_it_was(
-    monkeypatch: pytest.MonkeyPatch, part: str, error: Exception, raised: type[BaseException]
+    monkeypatch: pytest.MonkeyPatch, part: str, error: Exception, raised: type[BaseException], mixed_ages: bool
 ) -> None:
-    world = small_world()
+    world = small_world(mixed_ages=mixed_ages)
     rollouts = [begin(world, 0), begin(world, 1)]
     roll(world, rollouts[0], 2)
     before = [_fingerprint(rollout) for rollout in rollouts]
     expected = [world.step([rollout.fork()], [PATH[rollout.chunks]])[0] for rollout in rollouts]
     owner, name, call = (
-        (world.transformer, "forward", 6) if part == "transformer" else (world.autoencoder, "decode", 2)
+        (world.transformer, "forward", 3 if mixed_ages else 6)
+        if part == "transformer"
+        else (world.autoencoder, "decode", 2)
     )
     with _failing(monkeypatch, owner, name, error, call), pytest.raises(raised):
         world.step(rollouts, [PATH[2], PATH[0]])

@@ -35,6 +35,25 @@ def test_equal_seeds_give_equal_bits_in_bfloat16() -> None:
         assert first.timings["total"] > 0
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
+def test_rollouts_of_all_ages_go_through_together_as_they_would_alone(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    world = small_world(dtype, device="cuda")
+    rollouts = [begin(world, seed) for seed in range(len(PATH))]
+    for age, rollout in enumerate(rollouts):
+        for control in PATH[:age]:
+            world.step([rollout], [control])
+    alone = [world.step([rollout.fork()], [PATH[age]])[0] for age, rollout in enumerate(rollouts)]
+    together = world.step(rollouts, PATH)
+    assert len({chunk.timings["prefill"] for chunk in together}) == 1  # one pass
+    for one, other in zip(together, alone, strict=True):
+        assert one.latents is not None
+        assert other.latents is not None
+        assert (one.latents - other.latents).norm() / other.latents.norm() < tolerance
+
+
 def test_a_rollout_saved_on_a_gpu_goes_on_without_one(tmp_path: Path) -> None:
     there, here = small_world(torch.bfloat16, device="cuda"), small_world()
     rollout = begin(there, 0)

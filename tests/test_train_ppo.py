@@ -384,7 +384,7 @@ def test_the_example_trains_evaluates_reports_and_goes_on(
     assert [len(history) for history in first["histories"]] == [1, 1]
     assert [len(history) for history in second["histories"]] == [2, 2]
     assert [history[:1] for history in second["histories"]] == first["histories"]
-    assert len(second["success"]) == 5
+    assert len(second["success"]) == 7
     for rates in second["success"].values():
         assert list(rates) == ["testcard"]
         assert len(rates["testcard"]) == 2

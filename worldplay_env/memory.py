@@ -121,6 +121,8 @@ def _most_seen(views: np.ndarray, levels: tuple[_Cells, ...]) -> int:
     earliness: no two are equal, so there are no ties to break.
     """
     clips = views.shape[1]
+    if clips == 1:
+        return 0
 
     def ranks(chosen: np.ndarray, level: _Cells) -> np.ndarray:
         most = _seen(views[:, chosen], level).sum(1).astype(np.int64)

@@ -22,7 +22,9 @@ from worldplay_env.timing import Stopwatch
 from worldplay_env.world import CHUNK_LATENTS, Control
 
 KNOWN_PROMPTS = 16
-"""Prompts whose keys and values are kept (of wan-5b, 0.2 GB each)."""
+"""Prompts whose keys and values are kept at least (of wan-5b, 0.2 GB each)."""
+KNOWN_PROMPTS_BYTES = 1 << 28
+"""What all of them may take where that is room for more prompts (of tiny, some 500 in float32)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,10 @@ class Dreamer:
     def dream(
         self, rollouts: list[DreamRollout], controls: list[Control], noise: Tensor | None, watch: Stopwatch
     ) -> Dreamt:
-        """Choose memory, prefill it and denoise the next chunk of rollouts with equally long memories.
+        """Choose memory, prefill it and denoise the next chunk of rollouts.
+
+        Where their memories differ in length, the shorter ones begin with blank frames that nothing attends to. The
+        frames behind them keep their distances in time, and those alone matter to RoPE.
 
         Args:
             rollouts: They are read, not changed.
@@ -94,20 +99,25 @@ class Dreamer:
             watch: Gets the laps "select", "prefill" and "denoise_0" to "denoise_3".
         """
         chosen = [self._select(*pair) for pair in zip(rollouts, controls, strict=True)]
-        seen = [_memory_of(*pair) for pair in zip(rollouts, chosen, strict=True)]  # clips of each rollout
+        length, batch, size = max(map(len, chosen)), len(rollouts), self.config.latent_size
+        recalled = [
+            self._recall(rollout, frames, length, control)
+            for rollout, frames, control in zip(rollouts, chosen, controls, strict=True)
+        ]
         watch.lap("select")
-        length, batch, size = len(chosen[0]), len(rollouts), self.config.latent_size
         # What goes to the device goes first: behind the prefill, it would wait for that.
-        viewmats, K, labels = self._cameras(seen, controls)
+        seen_by_memory, seen = self._seen(chosen, length)
+        viewmats, K, labels = self._cameras(recalled, controls)
         noise = torch.stack([rollout.noise() for rollout in rollouts]) if noise is None else noise
         begin = self._begin(rollouts, noise.to(self.device))
         text, cache = self._text_of(rollouts), self._cache_for(batch)
         frames = range(length, length + CHUNK_LATENTS)
-        positions = self.transformer.positions(frames, size, viewmats[:, length:], K[:, length:])
+        positions = self.transformer.positions(frames, size, viewmats[:, length:], K[:, length:], seen)
         if length:
-            clean = torch.stack([torch.cat([past.latents for past in clips], dim=1) for clips in seen])
+            clean = torch.stack([torch.cat([past.latents for past in clips], dim=1) for clips in recalled])
             timesteps = torch.full((batch, length), sampler.KNOWN_TIMESTEP, device=self.device)
-            behind = self.transformer.positions(range(length), size, viewmats[:, :length], K[:, :length])
+            cameras = viewmats[:, :length], K[:, :length]
+            behind = self.transformer.positions(range(length), size, *cameras, seen_by_memory)
             self.transformer.prefill(clean, timesteps, labels[:, :length], behind, text, cache)
             watch.lap("prefill")
         latents = self._denoise(begin, labels[:, length:], positions, text, cache, watch)
@@ -149,14 +159,39 @@ class Dreamer:
         viewmats = np.concatenate([*(past.viewmats for past in rollout.history), coming])
         return self._select_memory(viewmats)
 
-    def _cameras(self, seen: list[list[PastChunk]], controls: list[Control]) -> tuple[Tensor, Tensor, Tensor]:
+    def _recall(self, rollout: DreamRollout, frames: np.ndarray, length: int, control: Control) -> list[PastChunk]:
+        """Return the chunks that the chosen frames make up, and before them blank ones up to `length` frames.
+
+        Memory is chosen in whole clips, which are chunks.
+        """
+        clips = [rollout.history[index // CHUNK_LATENTS] for index in frames[::CHUNK_LATENTS]]
+        missing = length // CHUNK_LATENTS - len(clips)
+        if not missing:
+            return clips
+        channels = self.config.transformer.in_channels
+        nothing = torch.zeros(channels, CHUNK_LATENTS, *self.config.latent_size, device=self.device)
+        return [PastChunk.of(nothing, control)] * missing + clips
+
+    def _seen(self, chosen: list[np.ndarray], length: int) -> tuple[Tensor | None, Tensor | None]:
+        """Return which frames the memories and the chunks attend to, bool [b, length] and [b, length + 4]; None: all.
+
+        A row that is blank all through attends to itself: it must attend to something, and nothing attends to it.
+        """
+        if all(len(frames) == length for frames in chosen):
+            return None, None
+        there = [[False] * (length - len(frames)) + [True] * len(frames) for frames in chosen]
+        memory_sees = [row if any(row) else [True] * length for row in there]
+        chunk_sees = [row + [True] * CHUNK_LATENTS for row in there]
+        return torch.tensor(memory_sees, device=self.device), torch.tensor(chunk_sees, device=self.device)
+
+    def _cameras(self, recalled: list[list[PastChunk]], controls: list[Control]) -> tuple[Tensor, Tensor, Tensor]:
         """Return view matrices, intrinsics and labels of memory and chunk, [b, frames, ...].
 
         Poses are re-based on the chunk's first in float64: exact, since attention sees relative cameras only, and
         what keeps low precision accurate far from the origin.
         """
         viewmats, intrinsics, labels = [], [], []
-        for clips, control in zip(seen, controls, strict=True):
+        for clips, control in zip(recalled, controls, strict=True):
             all_controls = [*(past.control for past in clips), control]
             poses = np.concatenate([one.poses for one in all_controls])
             viewmats.append(view_matrices(rebase(poses, control.poses[0])))
@@ -176,7 +211,8 @@ class Dreamer:
                 self._text[prompt] = self.transformer.text_keys_values(prompt.embedding[None])
             self._text.move_to_end(prompt)
         known = [self._text[prompt] for prompt in prompts]
-        while len(self._text) > KNOWN_PROMPTS:
+        each = sum(k.nbytes + v.nbytes for k, v in known[0])
+        while len(self._text) > max(KNOWN_PROMPTS, KNOWN_PROMPTS_BYTES // each):
             self._text.popitem(last=False)
         if len(set(prompts)) == 1:
             return [(k.expand(len(prompts), -1, -1, -1), v.expand(len(prompts), -1, -1, -1)) for k, v in known[0]]
@@ -191,8 +227,3 @@ class Dreamer:
             rows = (memory.MEMORY + CHUNK_LATENTS) * self.config.tokens_per_frame
             self._cache = self.transformer.new_cache(batch, rows)
         return self._cache.narrow(batch)
-
-
-def _memory_of(rollout: DreamRollout, frames: np.ndarray) -> list[PastChunk]:
-    """Return the chunks that the chosen frames make up: memory is chosen in whole clips, which are chunks."""
-    return [rollout.history[index // CHUNK_LATENTS] for index in frames[::CHUNK_LATENTS]]

@@ -1,8 +1,8 @@
 """The world model as a `World`: it dreams the video that a camera would see.
 
 One step of a rollout: choose memory frames, prefill their keys and values, denoise the new chunk in four steps (all
-in `dreamer.py`), decode it in the stream, check it, commit it (here). Any number of rollouts go through together,
-grouped by the length of their memory.
+in `dreamer.py`), decode it in the stream, check it, commit it (here). Any number of rollouts go through together;
+where padding costs more than another pass, they are grouped by the length of their memory.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from worldplay_env.dream.rollout import DreamRollout, EncodedPrompt, PastChunk, 
 from worldplay_env.image import fit_image
 from worldplay_env.model.autoencoder import Autoencoder, DecoderState, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.model.config import WorldConfig
+from worldplay_env.model.operations import chunk_operations
 from worldplay_env.model.text import TextEncoder
 from worldplay_env.model.transformer import Transformer
 from worldplay_env.timing import Stopwatch
@@ -48,6 +49,9 @@ PICTURES_KEPT = 256
 """Start pictures whose latents a world keeps: of tiny 6 MB, of wan-5b 170 MB."""
 ROLLOUTS_AT_ONCE_ON_CPU = 4
 """Rollouts in one pass on a CPU: with more, what a layer hands to the next leaves the caches, and all take longer."""
+LAUNCH_BOUND = 10**11
+"""Operations of a denoising step below which a GPU waits for its kernels to be launched, even with many rollouts: one
+pass over memories of all lengths then takes less time than a smaller one for each length."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +76,8 @@ class DreamWorld(World):
         sample_image: Draw the start's latent from the encoder's posterior, by the rollout's seed, not its mean.
         select: Chooses the past latent frames that a chunk sees, of float64 [s + 4, 4, 4] view matrices: as many, and
             in whole clips, as `memory.select` does.
+        mixed_ages: Rollouts whose memories differ in length go through together, the shorter ones padded; by default
+            those of small networks on a GPU.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class DreamWorld(World):
         latents_per_decode: int = CHUNK_LATENTS,
         sample_image: bool = False,
         select: Callable[[np.ndarray], np.ndarray] = memory.select,
+        mixed_ages: bool | None = None,
     ) -> None:
         if not 1 <= latents_per_decode <= CHUNK_LATENTS:
             raise ValueError(f"latents_per_decode must be 1..{CHUNK_LATENTS}, got {latents_per_decode}")
@@ -100,6 +107,7 @@ class DreamWorld(World):
         self.device = transformer.device
         self._latents_per_decode = latents_per_decode
         self._sample_image = sample_image
+        self._mixed_ages = self._is_launch_bound() if mixed_ages is None else mixed_ages
         self._dreamer = Dreamer(config, self.transformer, select)
         self._pictures: OrderedDict[tuple[bytes, int | None], Tensor] = OrderedDict()
         self._prompts: WeakValueDictionary[str, EncodedPrompt] = WeakValueDictionary()
@@ -214,13 +222,8 @@ class DreamWorld(World):
         """Make one chunk for every rollout, all of them or none (see `World.step`)."""
         with self._exclusively():
             self._check(rollouts, controls, noise)
-            groups: dict[int, list[int]] = defaultdict(list)
-            for index, rollout in enumerate(rollouts):
-                groups[min(rollout.chunks * CHUNK_LATENTS, memory.MEMORY)].append(index)
-            most = ROLLOUTS_AT_ONCE_ON_CPU if self.device.type == "cpu" else len(rollouts)
-            parts = [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
             made: dict[int, _Made] = {}
-            for members in parts:
+            for members in self._passes(rollouts):
                 group, cameras = [rollouts[index] for index in members], [controls[index] for index in members]
                 own_noise = None if noise is None else noise[members]
                 made.update(zip(members, self._step_group(group, cameras, own_noise, decode), strict=True))
@@ -258,23 +261,37 @@ class DreamWorld(World):
             yield parts[-1]
         return Chunk(torch.cat(parts), dreamt.latents[0].clone(), control.poses, dreamt.memory[0], timings)
 
+    def _passes(self, rollouts: Sequence[DreamRollout]) -> list[list[int]]:
+        """Return the indices of the rollouts that go through the networks together."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index, rollout in enumerate(rollouts):
+            groups[0 if self._mixed_ages else _memory_length(rollout)].append(index)
+        most = ROLLOUTS_AT_ONCE_ON_CPU if self.device.type == "cpu" else max(len(rollouts), 1)
+        return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
+
+    def _is_launch_bound(self) -> bool:
+        operations = chunk_operations(self.config, memory.MEMORY, CHUNK_LATENTS, first=False)
+        return self.device.type == "cuda" and operations["denoise"] < LAUNCH_BOUND
+
     def _step_group(
         self, rollouts: list[DreamRollout], controls: list[Control], noise: Tensor | None, decode: Decode
     ) -> list[_Made]:
-        """Make the chunks of rollouts with equally long memories, committing nothing."""
+        """Make the chunks of rollouts in one pass, committing nothing."""
         watch = Stopwatch(self.device)
         dreamt = self._dreamer.dream(rollouts, controls, noise, watch)
         frames: list[Tensor | None] = [None] * len(rollouts)
         states: list[DecoderState | None] = [None] * len(rollouts)
+        made = [dreamt.latents]
         if decode:
-            pixels, state = self._decode(dreamt.latents, _stack([self._caught_up(rollout) for rollout in rollouts]))
+            for members in _first_and_later(rollouts):
+                before = _stack([self._caught_up(rollouts[index]) for index in members])
+                pixels, state = self._decode(dreamt.latents[members], before)
+                made.append(pixels)
+                shown = pixels[:, :, -1:] if decode == "newest" else pixels
+                for index, row, after in zip(members, shown, state.split(), strict=True):
+                    frames[index], states[index] = _to_frames(row), after
             watch.lap("decode")
-            self._require_finite(dreamt.latents, pixels)
-            shown = pixels[:, :, -1:] if decode == "newest" else pixels
-            frames[:] = [_to_frames(row) for row in shown]
-            states[:] = state.split()
-        else:
-            self._require_finite(dreamt.latents)
+        self._require_finite(*made)
         watch.lap("check")
         timings = watch.seconds()
         return [
@@ -342,8 +359,24 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+def _memory_length(rollout: DreamRollout) -> int:
+    """Return how many latent frames the next chunk of a rollout sees."""
+    return min(rollout.chunks * CHUNK_LATENTS, memory.MEMORY)
+
+
+def _first_and_later(rollouts: Sequence[DreamRollout]) -> list[list[int]]:
+    """Return the indices of the rollouts that are at their first chunk, and of the others; those that are not empty.
+
+    A first chunk has fewer frames, and no decoder state before it.
+    """
+    parts = [
+        [index for index, rollout in enumerate(rollouts) if bool(rollout.chunks) == later] for later in (False, True)
+    ]
+    return [part for part in parts if part]
+
+
 def _stack(states: list[DecoderState | None]) -> DecoderState | None:
-    """Join decoder states; rollouts with equally long memories are all at their first chunk (None), or none is."""
+    """Join decoder states, which are all None, at a first chunk, or all there."""
     known = [state for state in states if state is not None]
     return DecoderState.stack(known) if known else None
 

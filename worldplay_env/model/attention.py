@@ -22,18 +22,19 @@ KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one block, in the layout that the attention reads."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend without a mask: softmax(q k^T / sqrt(head_dim)) v.
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Attend: softmax(q k^T / sqrt(head_dim)) v.
 
     Args:
         q: [batch, heads, queries, head_dim].
         k: [batch, heads, keys, head_dim].
         v: [batch, heads, keys, head_dim].
+        seen: bool [batch, 1, 1, keys], at least one a row: the keys that are attended to. None: all.
 
     Returns:
         [batch, heads, queries, head_dim].
     """
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
 
 class Cache(Protocol):
@@ -156,7 +157,7 @@ class SelfAttention(nn.Module):
         q = self.norm_q(self.to_q(x)).unflatten(-1, (self.heads, -1))  # [b, n, h, d]
         q = _branches(positional.apply_rope(q, positions.cos, positions.sin), positional.prope_queries(q, positions))
         k, v = cache.extend(layer, *self.keys_values(x, positions))
-        out = attend(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2))  # [b, 2h, n, d]
+        out = attend(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), positions.seen)  # [b, 2h, n, d]
         rope, prope = rearrange(out, "b (branch h) n d -> branch b n h d", branch=BRANCHES)
         prope = positional.prope_outputs(prope, positions)
         return self.to_out(rope.flatten(2)) + self.to_out_prope(prope.flatten(2))

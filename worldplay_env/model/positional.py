@@ -26,12 +26,14 @@ class Positions:
         sin: The sines, in the same layout.
         projection: float32 [batch, frames, 4, 4] PRoPE's P.
         inverse: float32 [batch, frames, 4, 4] its inverse.
+        seen: bool [batch, 1, 1, keys], which tokens of the memory and of these frames are attended to. None: all.
     """
 
     cos: Tensor
     sin: Tensor
     projection: Tensor
     inverse: Tensor
+    seen: Tensor | None = None
 
 
 def rope_split(head_dim: int) -> tuple[int, int, int]:

@@ -143,7 +143,14 @@ class Transformer(nn.Module):
         text = self.text_embedder(prompt_embedding.to(self.dtype))
         return [block.cross_attention.keys_values(text) for block in self.layers()]
 
-    def positions(self, frames: range, latent_size: tuple[int, int], viewmats: Tensor, K: Tensor | None) -> Positions:
+    def positions(
+        self,
+        frames: range,
+        latent_size: tuple[int, int],
+        viewmats: Tensor,
+        K: Tensor | None,
+        seen: Tensor | None = None,
+    ) -> Positions:
         """Make the position tables of a call: once a chunk for its memory, once for the chunk itself.
 
         Args:
@@ -151,12 +158,14 @@ class Transformer(nn.Module):
             latent_size: Rows and columns of a latent frame.
             viewmats: [batch, len(frames), 4, 4] world-to-camera matrices, re-based by the caller.
             K: [batch, len(frames), 3, 3] normalised intrinsics, or None.
+            seen: bool [batch, frames of memory and call], which are attended to, at least one a row. None: all.
         """
         _, rows, columns = self.config.patch_size
-        cos, sin = positional.rope_table(
-            frames, latent_size[0] // rows, latent_size[1] // columns, self.config.attention_head_dim, self.device
-        )
-        return Positions(cos, sin, *positional.projections(viewmats, K))
+        grid = latent_size[0] // rows, latent_size[1] // columns
+        cos, sin = positional.rope_table(frames, *grid, self.config.attention_head_dim, self.device)
+        if seen is not None:
+            seen = seen.repeat_interleave(math.prod(grid), dim=1)[:, None, None]  # [batch, 1, 1, keys]
+        return Positions(cos, sin, *positional.projections(viewmats, K), seen)
 
     def forward(
         self,
