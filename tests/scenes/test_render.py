@@ -59,6 +59,16 @@ def test_a_box_is_seen_at_the_depth_of_its_face_and_nothing_beside_it() -> None:
     assert torch.isinf(seen[~inside]).all()
 
 
+def test_rays_along_an_axis_see_what_their_neighbours_see() -> None:
+    odd = Renderer(BATCH, (45, 81), samples=1)  # a level camera's middle row looks exactly level
+    seen = odd.depth(torch.arange(len(SCENES)), torch.from_numpy(STARTS), K)
+    above, middle, below = seen[:, 21], seen[:, 22], seen[:, 23]
+    assert not (middle.isinf() & ~above.isinf() & ~below.isinf()).any()
+    boxed = one_solid(boxes=[0, 0, 4, 0.5, 0.4, 1, 1, 0])  # and straight ahead, along two of a box's axes
+    ahead = Renderer(boxed.scenes, (45, 81), samples=1).depth(torch.zeros(1).long(), torch.eye(4)[None], K)
+    torch.testing.assert_close(ahead[0, 22, 40], torch.tensor(3.0))
+
+
 def test_an_ellipsoid_is_seen_where_rays_meet_its_equation() -> None:
     seen = one_solid(balls=[0.3, -0.2, 4, 0.8, 0.5, 1.2, 1, 0]).depth(torch.zeros(1).long(), torch.eye(4)[None], K)[0]
     hit = np.isfinite(seen.numpy())

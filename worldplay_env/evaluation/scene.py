@@ -148,7 +148,8 @@ def long_term(world: World, truths: Sequence[Truth], batch: int, show: Show | No
     Returns:
         Figures by series against the truth; "latest", of world models, those of the world whose memory is the
         latest 16 latent frames; "outbound", the world's frames against its own at the same pose on the way out, and
-        "outbound_repeat", the starting picture against them; "curve", PSNR and SSIM frame by frame of each series.
+        "outbound_repeat", the starting picture against them; "outbound_autoencoder", of world models, what their
+        autoencoder makes of that way out; "curve", PSNR and SSIM frame by frame of each series.
     """
     takes = [Take(truth, out_and_back(truth.scene)) for truth in truths]
     films = {"world": make_films(world, takes, batch)}
@@ -172,6 +173,9 @@ def long_term(world: World, truths: Sequence[Truth], batch: int, show: Show | No
         result: Figures = {name: score.summary(back) for name, score in scores.items()}
         result["outbound"] = Scores.of(film[back:], own[back:], counts[back:]).summary(0)
         result["outbound_repeat"] = Scores.of(repeated[back:], own[back:], counts[back:]).summary(0)
+        if isinstance(world, DreamWorld):
+            coded = reconstruct(world.autoencoder, film).to(truth.device)[outbound]
+            result["outbound_autoencoder"] = Scores.of(coded[back:], own[back:], counts[back:]).summary(0)
         result["curve"] = {
             name: {measure: score.course(measure) for measure in ("psnr", "ssim")} for name, score in scores.items()
         }

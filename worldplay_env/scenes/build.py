@@ -25,7 +25,7 @@ from worldplay_env.scenes.palette import (
 
 HELD_OUT_SEED = 900_000
 """Scenes of this seed and above are never trained on."""
-MAX_BOXES, MAX_BALLS = 36, 8
+MAX_BOXES, MAX_BALLS = 40, 8
 
 _LIGHT_WIDTHS = {
     "sun": 3, "sun_colour": 3, "ambient": 3, "fog": 3, "fog_density": 1, "zenith": 3, "horizon": 3, "hill_colour": 3,

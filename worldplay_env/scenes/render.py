@@ -18,6 +18,7 @@ from worldplay_env.scenes.furniture import GROUND
 Rays = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 _FAR = 1e6
+_PARALLEL = 1e-12
 # On a CPU: what fits its cache, and less than the 32768 elements from which torch shares an operation among threads.
 # Those hundreds of small operations would spend their time waiting for one another wherever a core is busy.
 _RAYS_A_STRIP = 8000
@@ -224,7 +225,9 @@ def _box_entry(boxes: torch.Tensor, local: Rays, d: Rays) -> torch.Tensor:
     half = boxes[..., 3:6, None]  # [F, N, 3, 1]
     cosine, sine = boxes[..., 6, None], boxes[..., 7, None]
     dx, dy, dz = (part[:, None, :] for part in d)
-    inverse = (1 / (cosine * dx - sine * dz), 1 / dy, 1 / (sine * dx + cosine * dz))
+    along = (cosine * dx - sine * dz, dy, sine * dx + cosine * dz)
+    # A ray along a wall never reaches it; divided by 0 it would be infinitely far from both of its sides: NaN.
+    inverse = tuple(1 / torch.where(part.abs() < _PARALLEL, _PARALLEL, part) for part in along)
     centre = tuple(-local[i] * inverse[i] for i in range(3))
     reach = tuple(half[:, :, i] * inverse[i].abs() for i in range(3))
     near = torch.maximum(torch.maximum(centre[0] - reach[0], centre[1] - reach[1]), centre[2] - reach[2])

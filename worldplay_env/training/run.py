@@ -257,11 +257,11 @@ class Stopwatch:
 
 
 def command(options: Any) -> str:
-    """Return the command line that gives a stage these options, those that are not the default ones."""
+    """Return the command line that gives a stage these options: all of them, since defaults may change."""
     words = ["python -m worldplay_env.training", type(options).__name__.removesuffix("Options").lower()]
     for field in fields(options):
         value = getattr(options, field.name)
-        if value != field.default:
+        if value is not None:
             name = field.name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{name}" if value else f"--no-{name}")

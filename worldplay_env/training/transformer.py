@@ -142,7 +142,8 @@ def prepare(options: DreamerOptions, run: Run[Dreamer], data_seed: int, compiled
         with plans(held_out_seeds, options.chunks, size) as held_out_plans:
             held_out = render(held_out_plans, keep_frames=True)
         paths = render(planned, seconds=options.data_seconds)
-    run.notes["data"] = f"{len(paths)} paths of {paths.chunks} chunks, one a scene, others in each call"
+    data = f"{len(paths)} paths of {paths.chunks} chunks, one a scene"
+    run.notes["data"] = f"{run.notes['data']}; then {data}" if "data" in run.notes else data
     return Material(fused, autoencoder, paths, held_out)
 
 
