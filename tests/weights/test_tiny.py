@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 
@@ -16,6 +18,13 @@ from worldplay_env.training.export import FILES, MOST_BYTES
 from worldplay_env.weights import hub
 
 SEEDS = (900_000, 900_002, 900_013)
+IDS = ("WorldPlay/Tiny-v0", "WorldPlay/Reach-v0")
+"""What these weights are known as. Other weights are another environment: raise the version, then change these."""
+DIGESTS = {
+    "autoencoder.safetensors": "1f306887ac71ac45527261c14930e06bf22c6f4800b96f08fff35a92785e80da",
+    "text_encoder.safetensors": "590f3b544e555828345c8e91ce441fe1674839a8795f63a3500dea4b1a222f0c",
+    "transformer.safetensors": "6cdc1e5fb2a535a50d13742828d0503d44774d13f34c2fec67a5f09a86bfe731",
+}
 
 
 def test_the_package_carries_trained_weights_of_the_size_allowed() -> None:
@@ -23,6 +32,14 @@ def test_the_package_carries_trained_weights_of_the_size_allowed() -> None:
     assert sum((folder / name).stat().st_size for name in FILES) <= MOST_BYTES
     assert hub.bundled().config == replace(TINY, autoencoder=hub.bundled().config.autoencoder)
     assert hub.bundled().config.autoencoder.latents_std != TINY.autoencoder.latents_std
+
+
+def test_the_ids_of_the_embedded_world_stand_for_these_weights() -> None:
+    folder = Path(hub.__file__).with_name("tiny")
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in DIGESTS}
+    assert digests == DIGESTS
+    of_tiny = {name for name, spec in gymnasium.registry.items() if spec.kwargs.get("world") == "tiny"}
+    assert of_tiny == set(IDS)
 
 
 @pytest.mark.slow

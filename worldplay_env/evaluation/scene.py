@@ -174,7 +174,7 @@ def long_term(world: World, truths: Sequence[Truth], batch: int, show: Show | No
         result["outbound"] = Scores.of(film[back:], own[back:], counts[back:]).summary(0)
         result["outbound_repeat"] = Scores.of(repeated[back:], own[back:], counts[back:]).summary(0)
         if isinstance(world, DreamWorld):
-            coded = reconstruct(world.autoencoder, film).to(truth.device)[outbound]
+            coded = reconstruct(world.autoencoder, film.to(truth.device))[outbound]
             result["outbound_autoencoder"] = Scores.of(coded[back:], own[back:], counts[back:]).summary(0)
         result["curve"] = {
             name: {measure: score.course(measure) for measure in ("psnr", "ssim")} for name, score in scores.items()
