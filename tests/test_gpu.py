@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_world import begin, small_world, wander
 
+from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.scenes.build import HELD_OUT_SEED, build, stack
+from worldplay_env.scenes.render import Renderer
+
 pytestmark = pytest.mark.gpu
 PATH = wander(6, seed=5)
+
+
+def test_scenes_look_the_same_on_both_devices() -> None:
+    scenes = [build(seed) for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + 8)]
+    starts = torch.from_numpy(np.stack([scene.start for scene in scenes]))
+    seen = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        renderer = Renderer(stack(scenes, device), (96, 160))
+        which, intrinsics = torch.arange(8, device=device), torch.tensor(DEFAULT_INTRINSICS, device=device)
+        pictures = renderer.frames(which, starts.to(device), intrinsics)
+        seen.append((pictures.cpu().int(), renderer.depth(which, starts.to(device), intrinsics).cpu()))
+    (pictures, depth), (others, other_depth) = seen
+    assert ((pictures - others).abs().amax(-1) > 2).float().mean() < 0.002  # pixels at edges and between tiles
+    far = depth.isinf()
+    assert (far ^ other_depth.isinf()).float().mean() < 0.001
+    close = torch.isclose(depth, other_depth, rtol=1e-3, atol=0.0) | far
+    assert close.float().mean() > 0.998
 
 
 def test_float32_dreams_the_same_on_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from worldplay_env.control.actions import NUM_ACTIONS, motion_of
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, Motion, integrate, move
+from worldplay_env.evaluation.metrics import psnr
 from worldplay_env.scenes.build import HELD_OUT_SEED, LIGHT, SceneBatch, build, stack
 from worldplay_env.scenes.palette import SURFACE_WIDTH
 from worldplay_env.scenes.render import Renderer, _render
@@ -107,6 +108,14 @@ def test_a_longer_focal_length_shows_the_middle_larger() -> None:
     longer = K * torch.tensor([[2.0, 1, 1], [1, 2, 1], [1, 1, 1]])
     near = renderer((48, 80)).depth(which, pose, longer)
     torch.testing.assert_close(near, renderer().depth(which, pose, K)[:, 24:72, 40:120])
+
+
+@pytest.mark.parametrize("motion", [Motion(forward=0.08), Motion(right=0.08), Motion(yaw=np.radians(3))])
+def test_one_latent_frames_motion_moves_the_picture(motion: Motion) -> None:
+    which = torch.arange(len(SCENES))
+    before = renderer(samples=2).frames(which, torch.from_numpy(STARTS), K)
+    after = renderer(samples=2).frames(which, torch.from_numpy(np.stack([move(s, motion) for s in STARTS])), K)
+    assert psnr(after, before).mean() < 25  # dB: a tenth of what a picture's contrast would be, at the least
 
 
 @pytest.mark.parametrize("index", [0, 3, 9, 10, 17])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +29,13 @@ class LineOptions(RunOptions):
     width: int = 3
 
 
-def line_run(folder: Path, steps: int) -> Run[nn.Linear]:
+def line_run(folder: Path, steps: int, save_every: float = 2.0) -> Run[nn.Linear]:
     """Train, or go on training, a linear map to be three times the identity."""
     module = nn.Linear(4, 4, bias=False)
     nn.init.zeros_(module.weight)
-    options = LineOptions(folder=folder, max_steps=steps, learning_rate=0.05, warmup=1, device="cpu")
+    options = LineOptions(
+        folder=folder, max_steps=steps, learning_rate=0.05, warmup=1, device="cpu", save_every=save_every
+    )
     run = Run(options, module, Optimiser(module, lambda name, parameter: False))
     losses = partial(line_losses, module)
     for step in run.steps():
@@ -66,6 +71,27 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert (last.module.weight - target).norm() < (first.module.weight - target).norm()
     assert saved_in(tmp_path).name == "step-000060"
     assert len(last.notes["commands"]) == 3
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_without_warning_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    begin = f"run_path({__file__!r})['line_run'](Path({str(tmp_path)!r}), 10**9, save_every=0.0)"
+    program = [sys.executable, "-c", f"from pathlib import Path; from runpy import run_path; {begin}"]
+    step = 0
+    for _ in range(2):
+        process = subprocess.Popen(program, stdout=subprocess.DEVNULL)
+        try:
+            until = time.monotonic() + 60
+            while not (checkpoint.exists(tmp_path) and checkpoint.averages(tmp_path).step >= step + 20):
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        finally:
+            process.kill()
+            process.wait()
+        left = line_run(tmp_path, 0)
+        assert left.step >= step + 20
+        step = left.step
 
 
 def test_a_run_that_is_killed_while_it_saves_a_step_again_keeps_that_step(
