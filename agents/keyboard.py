@@ -33,9 +33,14 @@ class KeyboardAgent:
 
     Attributes:
         left: Whether the person closed the window or pressed Escape; from then on it stands still.
+
+    Raises:
+        TypeError: A vector env.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
+        if isinstance(env, gym.vector.VectorEnv):
+            raise TypeError("a keyboard plays one env at a time, got a vector env")
         self.by_latent = isinstance(env.action_space, gym.spaces.MultiDiscrete)
         self.shows_itself = env.render_mode == "human"
         self.left = False

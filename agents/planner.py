@@ -79,7 +79,7 @@ class PlannerAgent:
             world, forked where it is.
 
     Raises:
-        ValueError: An env without a goal picture.
+        ValueError: An env without a goal picture, or with an action for each latent frame.
     """
 
     def __init__(
@@ -97,6 +97,9 @@ class PlannerAgent:
             raise ValueError(
                 f'the planner is told where to go by a goal: make the env with task="reach", got {space}'
             )
+        actions = inner.single_action_space if self.batched else inner.action_space
+        if not isinstance(actions, gym.spaces.Discrete):
+            raise ValueError(f"the planner takes one action a chunk, got {actions}")
         shape = space["goal"].shape
         self.shows_latents = space["goal"].dtype == np.float32
         if self.shows_latents and world is not None:

@@ -200,7 +200,7 @@ class PPOAgent:
         device: Of the network; by default the world's.
 
     Raises:
-        ValueError: An env that shows something else.
+        ValueError: An env that shows something else, or with an action for each latent frame.
     """
 
     def __init__(
@@ -214,6 +214,9 @@ class PPOAgent:
         self.env: Any = env
         self.settings, self.seed = settings, seed
         self.batched = isinstance(inner, gym.vector.VectorEnv)
+        actions = inner.single_action_space if self.batched else inner.action_space
+        if not isinstance(actions, gym.spaces.Discrete):
+            raise ValueError(f"the agent takes one action a chunk, got {actions}")
         channels, size = _shape_of_goals(inner.single_observation_space if self.batched else inner.observation_space)
         self.device = torch.device(inner.world.device if device is None else device)
         with torch.random.fork_rng(devices=[]):

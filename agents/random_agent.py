@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import tyro
 
 import worldplay_env
@@ -29,7 +28,7 @@ class RandomAgent:
         self.actions = copy.deepcopy(env.action_space)  # seeding our own leaves the env's as it is
         self.actions.seed(seed)
 
-    def act(self, obs: np.ndarray, info: dict[str, Any]) -> Any:
+    def act(self, obs: Any, info: dict[str, Any]) -> Any:
         """Return the next action; neither what is seen nor what is known matters to it."""
         return self.actions.sample()
 
@@ -39,7 +38,7 @@ class Args:
     """Let a random agent wander about, and film it."""
 
     env: str = "WorldPlay/Tiny-v0"
-    """A registered env with chunk observations."""
+    """A registered env."""
     steps: int = 8
     """Chunks of a second each, unless the episode ends before."""
     seed: int = 0
@@ -51,14 +50,15 @@ class Args:
 def main() -> None:
     """Run one episode."""
     args = tyro.cli(Args, description=Args.__doc__)
-    env = gym.make(args.env)
+    env = gym.make(args.env, observation="chunk")
     agent = RandomAgent(env, args.seed)
     obs, info = env.reset(seed=args.seed)
     with worldplay_env.FilmWriter(args.out, env.metadata["render_fps"]) as film:
         for step in range(args.steps):
             action = agent.act(obs, info)
             obs, _, terminated, truncated, info = env.step(action)
-            film.write(obs[-info["new_frames"] :])
+            frames = obs["observation"] if isinstance(obs, dict) else obs  # beside the goal, if there is a task
+            film.write(frames[-info["new_frames"] :])
             print(f"step {step}: {worldplay_env.action_name(int(action))}")
             if terminated or truncated:
                 break

@@ -29,9 +29,12 @@ class ScriptedAgent:
 
     Raises:
         ValueError: A bad pose string, or one that turns inside a chunk where the env takes one action a chunk.
+        TypeError: A vector env.
     """
 
     def __init__(self, env: gym.Env[Any, Any], pose_string: str) -> None:
+        if isinstance(env, gym.vector.VectorEnv):
+            raise TypeError("a pose string is followed in one env at a time, got a vector env")
         labels = worldplay_env.load_trajectory(pose_string).labels  # one a latent frame, 0 for the start
         missing = -len(labels) % worldplay_env.CHUNK_LATENTS  # the last chunk ends standing still
         self.chunks = np.concatenate([labels, np.zeros(missing, dtype=np.int64)]).reshape(
@@ -46,7 +49,7 @@ class ScriptedAgent:
         """Return how many steps the pose string takes."""
         return len(self.chunks)
 
-    def act(self, obs: np.ndarray, info: dict[str, Any]) -> Any:
+    def act(self, obs: Any, info: dict[str, Any]) -> Any:
         """Return the action of the step that comes next, by the episode's count of steps in `info`."""
         step = info["step"]
         motions = self.chunks[step] if step < len(self) else np.zeros(worldplay_env.CHUNK_LATENTS, dtype=np.int64)
@@ -67,7 +70,7 @@ class Args:
     """Follow a pose string, and film it."""
 
     env: str = "WorldPlay/Tiny-v0"
-    """A registered env with chunk observations."""
+    """A registered env."""
     pose: str = "w-8, right-8, w-8, left-7"
     """The pose string to follow."""
     actions: str = "latent"
@@ -81,13 +84,14 @@ class Args:
 def main() -> None:
     """Run one episode."""
     args = tyro.cli(Args, description=Args.__doc__)
-    env = gym.make(args.env, actions=args.actions)
+    env = gym.make(args.env, actions=args.actions, observation="chunk")
     agent = ScriptedAgent(env, args.pose)
     obs, info = env.reset(seed=args.seed)
     with worldplay_env.FilmWriter(args.out, env.metadata["render_fps"]) as film:
         for step in range(len(agent)):
             obs, _, terminated, truncated, info = env.step(agent.act(obs, info))
-            film.write(obs[-info["new_frames"] :])
+            frames = obs["observation"] if isinstance(obs, dict) else obs  # beside the goal, if there is a task
+            film.write(frames[-info["new_frames"] :])
             x, y, z = info["poses"][-1][:3, 3]
             print(f"step {step}: camera at {x:+.2f} {y:+.2f} {z:+.2f}")
             if terminated or truncated:

@@ -25,6 +25,9 @@ class TowardGoalAgent:
     Args:
         env: An env or vector env with a task and one action a chunk.
         labels: The actions to choose from; by default all.
+
+    Raises:
+        ValueError: An env without a task, or with an action for each latent frame.
     """
 
     def __init__(
@@ -32,7 +35,12 @@ class TowardGoalAgent:
         env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
         labels: tuple[int, ...] = tuple(range(worldplay_env.NUM_ACTIONS)),
     ) -> None:
-        self.batched = isinstance(env.unwrapped, gym.vector.VectorEnv)
+        inner: Any = env.unwrapped
+        self.batched = isinstance(inner, gym.vector.VectorEnv)
+        actions = inner.single_action_space if self.batched else inner.action_space
+        space = inner.single_observation_space if self.batched else inner.observation_space
+        if not isinstance(actions, gym.spaces.Discrete) or not isinstance(space, gym.spaces.Dict):
+            raise ValueError(f"the env needs a task and one action a chunk, got {actions} and {space}")
         self.labels = np.array(labels)
         # The first chunk has one motion less than later ones, since it begins with the start.
         self.moves = {first: np.stack([_move(label, first) for label in labels]) for first in (True, False)}

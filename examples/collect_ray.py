@@ -57,6 +57,8 @@ def make_agent(pose: str | None, env: gym.Env[Any, Any], seed: int) -> Any:
 def main() -> None:
     """Write the episodes as they come."""
     args = tyro.cli(Args, description=Args.__doc__)
+    if args.episodes < 1:
+        raise SystemExit(f"--episodes must be 1 or more, got {args.episodes}")
     settings: dict[str, Any] = {"observation": args.observation, "device": args.device}
     if args.pose is not None:
         settings["actions"] = "latent"

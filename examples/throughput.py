@@ -38,8 +38,8 @@ class Args:
     """Steps that are measured."""
     warm_up: int = 5
     """Steps before them; after four, a world model's memory is full, and all later steps cost the same."""
-    most_processes: int = 64
-    """The most envs for which AsyncVectorEnv, which starts a process for each, is measured."""
+    most_processes: int = 16
+    """The most envs for which AsyncVectorEnv, which starts a process for each, is measured: 64 take over 24 GB."""
     device: str = "cpu"
     """A torch device."""
 

@@ -372,6 +372,7 @@ def test_the_planner_imagines_in_another_world_from_what_is_shown(monkeypatch: p
         ({"task": None}, {}, 'task="reach"'),
         ({"channel_first": True}, {}, "channel_first"),
         ({"observation": "latent"}, {"world": object()}, "shows latents"),
+        ({"actions": "latent"}, {}, "one action a chunk"),
     ],
 )
 def test_the_planner_refuses_an_env_that_it_cannot_see_the_goal_in(
@@ -382,16 +383,36 @@ def test_the_planner_refuses_an_env_that_it_cannot_see_the_goal_in(
         PlannerAgent(env, **options)
 
 
+def test_agents_refuse_envs_whose_actions_are_not_theirs() -> None:
+    testcard = {"world": "testcard", "starts": [(None, "")]}
+    by_latent = gym.make("WorldPlay/Reach-v0", actions="latent", channel_first=True, **testcard)
+    with pytest.raises(ValueError, match="one action a chunk"):
+        PPOAgent(by_latent)
+    with pytest.raises(ValueError, match="one action a chunk"):
+        TowardGoalAgent(by_latent)
+    with pytest.raises(ValueError, match="needs a task"):
+        TowardGoalAgent(gym.make("WorldPlay/Testcard-v0"))
+    envs = gym.make_vec("WorldPlay/Testcard-v0", num_envs=2)
+    with pytest.raises(TypeError, match="one env at a time"):
+        ScriptedAgent(envs, "w-3")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="one env at a time"):
+        KeyboardAgent(envs)  # type: ignore[arg-type]
+
+
 # ---- their files
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "frames"),
-    [("agents/random_agent.py", ["--steps", "2"], 29), ("agents/scripted.py", ["--pose", "w-5, right-1"], 29)],
+    [
+        ("agents/random_agent.py", ["--steps", "2"], 29),
+        ("agents/scripted.py", ["--pose", "w-5, right-1"], 29),
+        ("agents/random_agent.py", ["--env", "WorldPlay/Reach-v0", "--steps", "2"], 29),
+    ],
 )
 def test_an_agents_file_runs_as_it_stands(script: str, arguments: list[str], frames: int, tmp_path: Path) -> None:
-    result = run_script(script, "--env", "WorldPlay/Testcard-v0", *arguments, "--out", "film.mp4", folder=tmp_path)
+    result = run_script(script, *["--env", "WorldPlay/Testcard-v0", *arguments], "--out", "film.mp4", folder=tmp_path)
 
     assert result.returncode == 0, result.stderr
     assert "step 1" in result.stdout

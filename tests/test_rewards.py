@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -69,14 +71,16 @@ def test_any_numbers_one_a_world_are_rewards(values: Any) -> None:
     ("values", "message"),
     [
         (1.0, r"one number for each of 2 worlds, shape \(2,\), got shape \(\)"),
-        (None, r"got shape \(\)"),
+        (None, "raised TypeError.*real numbers, got object"),
         ([1.0], r"got shape \(1,\)"),
         (np.zeros((2, 1)), r"got shape \(2, 1\)"),
         ([0.0, math.nan], "finite numbers, got nan for world 1"),
         ([-math.inf, 0.0], "finite numbers, got -inf for world 0"),
         ([0.0, [1.0, 2.0]], "raised ValueError"),
-        (["many", "few"], "raised ValueError"),
+        (["1", "2"], "raised TypeError.*real numbers"),
+        (np.array([0, 1], dtype="datetime64[D]"), "raised TypeError.*real numbers, got datetime64"),
         (np.array([1j, 2.0]), "raised TypeError.*complex"),
+        ([0.0, 1e39], r"finite numbers, got 1e\+39 for world 1"),
     ],
 )
 def test_anything_else_is_told_by_the_name_of_the_function(values: Any, message: str) -> None:
@@ -94,6 +98,17 @@ def test_what_a_reward_function_raises_is_the_cause_of_the_error() -> None:
     with pytest.raises(RewardError, match="divided raised ZeroDivisionError") as caught:
         evaluate(divided, transition())
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_reward_that_is_no_function_is_refused_at_once() -> None:
+    for make in (gym.make, partial(gym.make_vec, num_envs=2)):
+        with pytest.raises(TypeError, match="a reward is a function of a Transition, got 3"):
+            make("WorldPlay/Testcard-v0", reward=3)
+
+
+def test_goals_in_latents_are_finite() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        reach_view(np.full((1, 1, 2, 2), np.nan), space="latents")
 
 
 # Paths

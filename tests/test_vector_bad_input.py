@@ -115,6 +115,7 @@ CASES = [
     Case("seeds too few", reset(seed=[1, 2]), ValueError, "2 seeds for 3 envs"),
     Case("seed a string", reset(seed="1"), TypeError, "a whole number, a list of them or None, got '1'"),
     Case("seeds a string", reset(seed="123"), TypeError, "a whole number, a list of them or None, got '123'"),
+    Case("seed an array of no dimension", reset(seed=np.array(3)), TypeError, "a list of them or None"),
     Case("seed a float", reset(seed=1.0), TypeError, "got 1.0"),
     Case("seed a bool", reset(seed=True), TypeError, "got True"),
     Case("seeds with a float", reset(seed=[1, 2, 3.0]), TypeError, "a seed is a whole number or None, got 3.0"),
@@ -166,7 +167,7 @@ def test_an_error_tells_what_was_wrong_and_the_episodes_go_on(case: Case) -> Non
         (lambda step: [0, np.inf, 0], "finite numbers, got inf for world 1"),
         (lambda step: [0.0], "got shape (1,)"),
         (lambda step: 0.0, "got shape ()"),
-        (lambda step: ["a"] * 3, "raised ValueError"),
+        (lambda step: ["a"] * 3, "raised TypeError"),
     ],
 )
 def test_a_reward_that_fails_leaves_every_row_before_the_step(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -31,6 +31,7 @@ from worldplay_env.world import (
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 OUTPUTS = ("numpy", "torch")
 """Arrays on the host, or tensors on the world's device."""
 FULL_MEMORY = MEMORY_LATENTS // CHUNK_LATENTS
@@ -99,6 +100,9 @@ class Stage:
         pictures: "newest" or "all": which frames of the newest chunk episodes keep for rendering; None for none.
         output: One of `OUTPUTS`, the kind of observations.
         max_batch: The most that go through the world at once; None for all.
+
+    Raises:
+        TypeError: The reward is no function.
     """
 
     def __init__(
@@ -112,6 +116,8 @@ class Stage:
         output: str = "numpy",
         max_batch: int | None = None,
     ) -> None:
+        if reward is not None and not callable(reward):
+            raise TypeError(f"a reward is a function of a Transition, got {reward!r}")
         self._load = load
         self._world: World | None = None
         self.view = view
@@ -185,7 +191,9 @@ class Stage:
         with self._in_world():
             rollouts = [self.world.start(start, seed) for seed, start in drawn]
         goals, shown_goals = self._draw_goals(rollouts, generators)
-        observations = split(self.delivered(self.view.of_starts(rollouts, self.world.device)))
+        observations: list[Any] = []
+        for part in _parts(rollouts, self._max_batch):
+            observations += split(self.delivered(self.view.of_starts(part, self.world.device)))
         began = []
         for rollout, goal, shown_goal, shown in zip(rollouts, goals, shown_goals, observations, strict=True):
             episode = Episode(
@@ -326,7 +334,7 @@ def _with_newest_frame(chunk: Chunk) -> Chunk:
     return chunk if chunk.frames is None else replace(chunk, frames=chunk.frames[-1:].clone())
 
 
-def _parts(indices: Sequence[int], most: int | None) -> list[Sequence[int]]:
-    """Cut indices into parts of at most so many; one part of all for None."""
-    size = most or max(1, len(indices))
-    return [indices[first : first + size] for first in range(0, len(indices), size)]
+def _parts(rows: Sequence[T], most: int | None) -> list[Sequence[T]]:
+    """Cut rows into parts of at most so many; one part of all for None."""
+    size = most or max(1, len(rows))
+    return [rows[first : first + size] for first in range(0, len(rows), size)]

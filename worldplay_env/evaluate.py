@@ -68,8 +68,9 @@ class Args:
     accept_license: bool = False
     """Agree to the licence of weights that have to be downloaded."""
     workers: int | None = None
-    """Processes, each with a world of its own, that groups of --batch scenes are spread over; needs Ray. The figures
-    do not depend on how many they are. By default this process alone."""
+    """Processes, each with a world of its own, that groups of --batch scenes are spread over by Ray; without Ray this
+    process does it all. No figure depends on how many they are, but for the time of a chunk. By default this process
+    alone."""
     threads: int | None = None
     """CPU threads of each worker: 1 by default. Without --workers, as many as torch likes."""
     address: str | None = None

@@ -124,9 +124,10 @@ def evaluate(reward: Reward, transition: Transition) -> np.ndarray:
         values = reward(transition)
         if hasattr(values, "detach"):  # a tensor
             values = values.detach().cpu().double().numpy()
-        if np.iscomplexobj(values):
-            raise TypeError("rewards are real numbers, got complex ones")
-        rewards = np.array(values, dtype=np.float64)
+        given = np.asarray(values)
+        if given.dtype.kind not in "biuf":
+            raise TypeError(f"rewards are real numbers, got {given.dtype}")
+        rewards = given.astype(np.float64)
     except Exception as error:
         raise RewardError(f"the reward function {name} raised {error!r}; nothing was changed") from error
     if rewards.shape != (count,):
@@ -134,8 +135,9 @@ def evaluate(reward: Reward, transition: Transition) -> np.ndarray:
             f"the reward function {name} must return one number for each of {count} worlds, shape ({count},), got "
             f"shape {rewards.shape}; nothing was changed"
         )
-    if not np.isfinite(rewards).all():
-        bad = int(np.argmin(np.isfinite(rewards)))
+    finite = np.abs(rewards) <= np.finfo(np.float32).max  # which tensors of rewards are in
+    if not finite.all():
+        bad = int(np.argmin(finite))
         raise RewardError(
             f"the reward function {name} must return finite numbers, got {rewards[bad]} for world {bad}; nothing was "
             "changed"
@@ -268,6 +270,8 @@ def reach_view(goal: ImageSource | None = None, *, space: str = "pixels") -> Rew
     latent = np.array(goal.detach().cpu().numpy() if hasattr(goal, "detach") else goal, dtype=np.float32)
     if latent.ndim != 4 or latent.shape[1] != 1:
         raise ValueError(f"a goal in latents is [channels, 1, rows, columns], got {list(latent.shape)}")
+    if not np.isfinite(latent).all():
+        raise ValueError("a goal in latents must be finite, got NaN or infinity")
     return functools.partial(_nearer_in_latents, goal=latent)
 
 

@@ -54,7 +54,8 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         `output="numpy"`: observations as in `observation_space`, rewards float64 [N], terminations and truncations
         bool [N]. `output="torch"`: the same as tensors on the world's device, rewards in float32; no observation is
         copied to the host. Infos are numpy either way: each key's values [N, ...], and under `_key` a boolean mask
-        [N] of the rows that have it. What is returned is never written again.
+        [N] of the rows that have it. What is returned is never written again. Wrappers that compute in numpy, such as
+        Gymnasium's `RecordEpisodeStatistics`, need `output="numpy"`.
 
     End of an episode:
         A row is truncated after `max_episode_steps` steps; a task terminates it. What happens then is
