@@ -354,7 +354,7 @@ class TestTheDream:
                 f"WorldPlay/{name}-v0", observation=observation, categorical_action_encoding=True, device="cpu"
             )
             envs.check_env_specs(env)
-            assert env.rollout(2).batch_size == (2,)
+            assert env.rollout(2, break_when_any_done=False).batch_size == (2,)
 
     def test_gymnasiums_wrappers_stack_and_count(self) -> None:
         inner = FrameByFrame(gymnasium.make("WorldPlay/Tiny-v0", size=(48, 80), max_episode_steps=1))
