@@ -56,6 +56,17 @@ def make_vec(num_envs: int = 3, **arguments: Any) -> gymnasium.vector.VectorEnv[
     return gymnasium.make_vec("WorldPlay/Testcard-v0", num_envs=num_envs, **arguments)
 
 
+def counted(envs: gymnasium.vector.VectorEnv[Any, Any, Any], actions: np.ndarray) -> list[dict[str, Any]]:
+    """Play episodes of two steps with Gymnasium's statistics, and return each one's last info."""
+    envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(envs)
+    envs = gymnasium.wrappers.vector.DictInfoToList(envs)
+    envs.reset(seed=0)
+    for _ in range(2):
+        *_, truncations, infos = envs.step(actions)
+    assert truncations.all()
+    return list(infos)
+
+
 def run(program: str, folder: Path) -> str:
     """Run a program in a folder, and return what it printed."""
     result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=300)
@@ -183,12 +194,7 @@ class TestGymnasium:
 
     def test_vector_statistics_and_infos(self) -> None:
         envs = make_vec(reward=lambda transition: transition.step * 1.0, max_episode_steps=2)
-        envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(envs)
-        envs = gymnasium.wrappers.vector.DictInfoToList(envs)
-        envs.reset(seed=0)
-        for _ in range(2):
-            *_, truncations, infos = envs.step(np.array([9, 1, 0]))
-        assert truncations.all()
+        infos = counted(envs, np.array([9, 1, 0]))
         assert [info["episode"]["r"] for info in infos] == [3.0] * 3
         assert [info["episode"]["l"] for info in infos] == [2] * 3
         assert [info["new_frames"] for info in infos] == [16] * 3
@@ -369,12 +375,7 @@ class TestTheDream:
 
     def test_vector_wrappers_count(self) -> None:
         envs = gymnasium.make_vec("WorldPlay/Reach-v0", num_envs=2, size=(48, 80), max_episode_steps=2)
-        envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(envs)
-        envs = gymnasium.wrappers.vector.DictInfoToList(envs)
-        envs.reset(seed=0)
-        for _ in range(2):
-            *_, truncations, infos = envs.step(np.array([0, 0]))
-        assert truncations.all()
+        infos = counted(envs, np.array([0, 0]))
         assert [info["episode"]["l"] for info in infos] == [2] * 2
 
     @pytest.mark.filterwarnings(MINARI_ADVICE, MINARI_FOLDERS)

@@ -141,7 +141,9 @@ def seeds_of(seed: Any, rows: int) -> list[int | None]:
     seeds: list[Any]
     if seed is None or (isinstance(seed, int | np.integer) and not isinstance(seed, bool)):
         seeds = [None if seed is None else int(seed) + row for row in range(rows)]
-    elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes) and np.ndim(seed) == 1:
+    elif (
+        isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes) and getattr(seed, "ndim", 1) > 0
+    ):
         seeds = list(seed)
     else:
         raise TypeError(f"reset's seed must be a whole number, a list of them or None, got {seed!r}")

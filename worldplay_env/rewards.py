@@ -116,7 +116,7 @@ def evaluate(reward: Reward, transition: Transition) -> np.ndarray:
     """Return the rewards of N worlds, float64 [N].
 
     Raises:
-        RewardError: The function raised, or did not return N finite numbers.
+        RewardError: The function raised, or did not return N numbers that are finite in float32.
     """
     function = reward.func if isinstance(reward, functools.partial) else reward
     count, name = len(transition.poses), getattr(function, "__name__", repr(function))

@@ -17,6 +17,7 @@ from worldplay_env.model.config import TINY
 from worldplay_env.training.export import FILES, MOST_BYTES
 from worldplay_env.weights import hub
 
+FOLDER = Path(hub.__file__).with_name("tiny")
 SEEDS = (900_000, 900_002, 900_013)
 IDS = ("WorldPlay/Tiny-v0", "WorldPlay/Reach-v0")
 """What these weights are known as. Other weights are another environment: raise the version, then change these."""
@@ -28,15 +29,13 @@ DIGESTS = {
 
 
 def test_the_package_carries_trained_weights_of_the_size_allowed() -> None:
-    folder = Path(hub.__file__).with_name("tiny")
-    assert sum((folder / name).stat().st_size for name in FILES) <= MOST_BYTES
+    assert sum((FOLDER / name).stat().st_size for name in FILES) <= MOST_BYTES
     assert hub.bundled().config == replace(TINY, autoencoder=hub.bundled().config.autoencoder)
     assert hub.bundled().config.autoencoder.latents_std != TINY.autoencoder.latents_std
 
 
 def test_the_ids_of_the_embedded_world_stand_for_these_weights() -> None:
-    folder = Path(hub.__file__).with_name("tiny")
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in DIGESTS}
+    digests = {name: hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() for name in DIGESTS}
     assert digests == DIGESTS
     of_tiny = {name for name, spec in gymnasium.registry.items() if spec.kwargs.get("world") == "tiny"}
     assert of_tiny == set(IDS)

@@ -161,20 +161,20 @@ def long_term(world: World, truths: Sequence[Truth], batch: int, show: Show | No
     for index, take in enumerate(takes):
         out = take.path.poses[: len(take.path.poses) // 2]
         truth, counts = (part[outbound.to(part.device)] for part in (take.truth.film(out), take.truth.visible(out)))
-        film = films["world"][index]
+        film = films["world"][index].to(truth.device)
         scores = _against_truth(world, film, take.truth, truth, counts)
         if "latest" in films:
             scores["latest"] = Scores.of(films["latest"][index], truth, counts)
         if show is not None:
             show(take.truth.scene.seed, "long", truth, film)
-        own = film[outbound].to(truth.device)
+        own = film[outbound]
         repeated = take.truth.picture.expand_as(own)
         back = TURN + 1
         result: Figures = {name: score.summary(back) for name, score in scores.items()}
         result["outbound"] = Scores.of(film[back:], own[back:], counts[back:]).summary(0)
         result["outbound_repeat"] = Scores.of(repeated[back:], own[back:], counts[back:]).summary(0)
         if isinstance(world, DreamWorld):
-            coded = reconstruct(world.autoencoder, film.to(truth.device))[outbound]
+            coded = reconstruct(world.autoencoder, film)[outbound]
             result["outbound_autoencoder"] = Scores.of(coded[back:], own[back:], counts[back:]).summary(0)
         result["curve"] = {
             name: {measure: score.course(measure) for measure in ("psnr", "ssim")} for name, score in scores.items()

@@ -86,9 +86,8 @@ class Run(Generic[Module]):
             self.step, self._seconds_before, self.notes = saved.step, saved.seconds, dict(saved.notes)
             checkpoint.fill(module, saved.model)
             checkpoint.fill(self.averaged, saved.averages)
-        machines = [*str(self.notes.get("hardware", "")).split(", then "), hardware(self.device)]
-        machines = [machine for machine, _ in groupby(filter(None, machines))]
-        self.notes |= {"seed": options.seed, "hardware": ", then ".join(machines), "torch": str(torch.__version__)}
+        self.notes |= {"seed": options.seed, "torch": str(torch.__version__)}
+        self.note_then("hardware", hardware(self.device))
         self.notes["commands"] = [*self.notes.get("commands", []), command(options)]
         self._first_step = self.step
         self._sums: dict[str, tuple[Tensor, int]] = {}
@@ -99,6 +98,11 @@ class Run(Generic[Module]):
         self._watch = Stopwatch(self.device)
         self._writer = _writer(options.folder / "log")
         self.start_clock()
+
+    def note_then(self, name: str, text: str) -> None:
+        """Note what holds from this call on, behind what held in the calls before, if it is something else."""
+        told = [*str(self.notes.get(name, "")).split(", then "), text]
+        self.notes[name] = ", then ".join(each for each, _ in groupby(filter(None, told)))
 
     @property
     def seconds(self) -> float:

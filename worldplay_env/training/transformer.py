@@ -142,8 +142,7 @@ def prepare(options: DreamerOptions, run: Run[Dreamer], data_seed: int, compiled
         with plans(held_out_seeds, options.chunks, size) as held_out_plans:
             held_out = render(held_out_plans, keep_frames=True)
         paths = render(planned, seconds=options.data_seconds)
-    data = f"{len(paths)} paths of {paths.chunks} chunks, one a scene"
-    run.notes["data"] = f"{run.notes['data']}; then {data}" if "data" in run.notes else data
+    run.note_then("data", f"{len(paths)} paths of {paths.chunks} chunks, one a scene")
     return Material(fused, autoencoder, paths, held_out)
 
 
