@@ -23,7 +23,7 @@ from worldplay_env.dream.world import DreamWorld
 from worldplay_env.evaluate import evaluate, main, read_seeds
 from worldplay_env.evaluation import suite
 from worldplay_env.evaluation.films import Take, latest, make_films, reconstruct, without_selection
-from worldplay_env.evaluation.metrics import MOST_PSNR, visible
+from worldplay_env.evaluation.metrics import MOST_PSNR, moved, visible
 from worldplay_env.evaluation.pictures import curves, strip
 from worldplay_env.evaluation.scene import TURN, Scores, drift_of, evaluate_scene, follow_actions
 from worldplay_env.evaluation.table import as_text, course_of, rows_of
@@ -41,19 +41,32 @@ PATHS = [suite.short_path, suite.out_and_back, suite.wandering_path]
 
 # ---- what the starting picture shows
 
+STEP_RIGHT = torch.eye(4)[None].clone()
+STEP_RIGHT[0, 0, 3] = 1.0
+STEP_PIXELS = 2.02
+"""One unit at depth 4 is 0.505 / 4 of a width of 16 pixels: pixel i shows what pixel i + 2.02 did."""
+
 
 def test_a_wall_ahead_is_visible_where_it_was_in_the_picture_and_not_where_it_was_hidden_or_outside() -> None:
     # A wall 4 units ahead, and before its left half a screen at 2 units; then the camera steps 1 unit to the right.
     start = torch.full((8, 16), 4.0)
     start[:, :8] = 2.0
-    moved = torch.eye(4)
-    moved[0, 3] = 1.0
     wall = torch.full((1, 8, 16), 4.0)  # seen from there without the screen: what it hid comes into view
-    seen = visible(wall, moved[None], start, DEFAULT_INTRINSICS)[0]
-    # One unit at depth 4 is 0.505 / 4 of the width, 2.02 pixels: pixel i shows what pixel i + 2.02 did.
-    shown = np.arange(16) + 2.02
+    seen = visible(wall, STEP_RIGHT, start, DEFAULT_INTRINSICS)[0]
+    shown = np.arange(16) + STEP_PIXELS
     expected = (shown > 7.5) & (shown + 0.5 < 16)
     np.testing.assert_array_equal(seen.numpy(), np.broadcast_to(expected, (8, 16)))
+
+
+def test_a_picture_is_moved_by_its_depth() -> None:
+    ramp = 3 + 10 * torch.arange(16)
+    picture = ramp.to(torch.uint8)[None, :, None].repeat(8, 1, 3)
+    cameras = torch.cat([torch.eye(4)[None], STEP_RIGHT])
+    frames = moved(picture, torch.full((2, 8, 16), 4.0), cameras, DEFAULT_INTRINSICS)
+    assert torch.equal(frames[0], picture)
+    inside = slice(2, 12)  # where all four pixels that a cubic takes are in the picture
+    expected = np.round(3 + 10 * (np.arange(16) + STEP_PIXELS))[inside]
+    np.testing.assert_array_equal(frames[1, :, inside], np.broadcast_to(expected[:, None], (8, 10, 3)))
 
 
 def test_all_is_visible_from_the_start_itself_and_nothing_behind_it() -> None:
@@ -187,6 +200,8 @@ def test_the_truth_scores_as_the_truth(true_result: dict[str, Any]) -> None:
     assert actions["world"] == actions["actions"] > 5
     assert actions["mistaken"] == []
     assert short["repeat"]["psnr"] < 18
+    assert short["moved"]["psnr"] > short["repeat"]["psnr"] + 8
+    assert short["moved"]["psnr"] > 25
     assert "autoencoder" not in short
 
 
@@ -300,13 +315,14 @@ def made_up(psnr: float, ssim: float, *, latest_psnr: float, right: int, tone_ra
         return {"psnr": psnr, "ssim": ssim, "whole_psnr": psnr - 1, "whole_ssim": ssim, "frames": 9, "left_out": 1}
 
     series = {"world": figures(psnr, ssim), "repeat": figures(12.0, 0.3), "autoencoder": figures(31.0, 0.9)}
+    short = {**series, "moved": figures(33.0, 0.95), "clip": {"whole_psnr": 31.0, "whole_ssim": 0.9}}
     own = {"outbound": figures(psnr, ssim), "outbound_repeat": figures(12.0, 0.3)}
     told = {"actions": 20, "world": right, "repeat": 2, "autoencoder": 20, "mistaken": []}
     truth = {"mean": 100.0, "contrast": 50.0}
     tinted = {name: value * tone_ratio for name, value in truth.items()}
     line = {"psnr": [None, psnr], "ssim": [None, ssim]}
     return {
-        "short": {**series, "clip": {"whole_psnr": 31.0, "whole_ssim": 0.9}},
+        "short": short,
         "long": {**series, **own, "latest": figures(latest_psnr, ssim), "curve": {"world": line}},
         "actions": told,
         "all_actions": told,
@@ -316,7 +332,10 @@ def made_up(psnr: float, ssim: float, *, latest_psnr: float, right: int, tone_ra
 
 def test_every_row_is_met_just_where_it_reaches_its_least() -> None:
     good = made_up(24.0, 0.75, latest_psnr=22.5, right=19, tone_ratio=1.149)
-    assert [row.met for row in rows_of([good], 1.0, True)] == [True] * 11
+    rows = rows_of([good], 1.0, True)
+    assert [row.what for row in rows if not row.least] == ["the picture moved by true depth, 0-3"]
+    assert all(row.met for row in rows if row.least)
+    assert len(rows) == 12
     bad = made_up(14.9, 0.59, latest_psnr=14.0, right=13, tone_ratio=0.84)
     met = {row.what: row.met for row in rows_of([bad], 1.01, True)}
     assert [what for what, reached in met.items() if reached] == [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MOST_PSNR = 60.0
@@ -79,6 +80,46 @@ def visible(depth: Tensor, relative: Tensor, other_depth: Tensor, intrinsics: np
     Returns:
         bool [F, H, W].
     """
+    grid, ahead, distance = _project(depth, relative, intrinsics)
+    inside = ahead & (grid >= -1).all(3) & (grid < 1).all(3)
+    inverse = (1 / other_depth).expand(len(depth), *other_depth.shape[-2:])[:, None]
+    surface = F.grid_sample(inverse, grid, padding_mode="border", align_corners=False)[:, 0]
+    return inside & (1 / distance >= surface * (1 - _NEARER) - _INVERSE_ROUNDING)
+
+
+def moved(picture: Tensor, depth: Tensor, relative: Tensor, intrinsics: np.ndarray) -> Tensor:
+    """Return what other cameras see, taken from one picture: exact geometry, cubic interpolation.
+
+    It is right only where `visible` holds; elsewhere a pixel shows what happens to lie there in the picture.
+
+    Args:
+        picture: uint8 [h, w, 3].
+        depth: See `visible`; that of the pictures to return.
+        relative: See there, to the camera that took the picture.
+        intrinsics: See there.
+
+    Returns:
+        uint8 [F, H, W, 3].
+    """
+    grid, _, _ = _project(depth, relative, intrinsics)
+    colours = picture.permute(2, 0, 1).float().expand(len(depth), 3, *picture.shape[:2])
+    frames = F.grid_sample(colours, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return frames.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def tone(frames: Tensor) -> tuple[float, float]:
+    """Return the mean luminance of all frames, and their contrast: the mean of each frame's standard deviation."""
+    grey = luminance(frames).flatten(1)
+    return float(grey.mean()), float(grey.std(dim=1, correction=0).mean())
+
+
+def _project(depth: Tensor, relative: Tensor, intrinsics: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Project the points that pixels show into another picture; the arguments are those of `visible`.
+
+    Returns:
+        Where they fall, float32 [F, H, W, 2], x and y from -1 to 1 inside the picture; whether they lie before that
+        camera, bool [F, H, W]; and their depth in it, float32 [F, H, W], 1 for those behind it.
+    """
     device = depth.device
     height, width = depth.shape[1:]
     fx, fy, cx, cy = (float(intrinsics[place]) for place in ((0, 0), (1, 1), (0, 2), (1, 2)))
@@ -89,19 +130,9 @@ def visible(depth: Tensor, relative: Tensor, other_depth: Tensor, intrinsics: np
     rotated = torch.einsum("fij,fjhw->fihw", relative[:, :3, :3], points)
     px, py, pz = (rotated + relative[:, :3, 3, None, None]).unbind(1)
     ahead = pz > 1e-4
-    safe = torch.where(ahead, pz, 1.0)
-    u, v = fx * px / safe + cx, fy * py / safe + cy  # 0..1 inside the other picture
-    inside = ahead & (u >= 0) & (u < 1) & (v >= 0) & (v < 1)
-    grid = torch.stack([2 * u - 1, 2 * v - 1], dim=-1).float()  # [F, H, W, 2]
-    inverse = (1 / other_depth).expand(len(depth), *other_depth.shape[-2:])[:, None]
-    surface = torch.nn.functional.grid_sample(inverse, grid, padding_mode="border", align_corners=False)[:, 0]
-    return inside & (1 / safe >= surface * (1 - _NEARER) - _INVERSE_ROUNDING)
-
-
-def tone(frames: Tensor) -> tuple[float, float]:
-    """Return the mean luminance of all frames, and their contrast: the mean of each frame's standard deviation."""
-    grey = luminance(frames).flatten(1)
-    return float(grey.mean()), float(grey.std(dim=1, correction=0).mean())
+    distance = torch.where(ahead, pz, 1.0)
+    u, v = fx * px / distance + cx, fy * py / distance + cy  # 0..1 inside the other picture
+    return torch.stack([2 * u - 1, 2 * v - 1], dim=-1).float(), ahead, distance
 
 
 def _mean(values: Tensor, counts: Tensor | None) -> Tensor:

@@ -126,7 +126,12 @@ def evaluate_scenes(
 
 
 def short_term(world: World, truths: Sequence[Truth], batch: int, show: Show | None = None) -> list[Figures]:
-    """Compare chunks 0-3 with the truth: figures by series. "clip" is the autoencoder's on all of every frame."""
+    """Compare chunks 0-3 with the truth.
+
+    Returns:
+        Figures by series; "moved" is the starting picture moved by the true depth: what can be known, but for what
+        its pixels are too coarse to tell. "clip" is the autoencoder's on all of every frame.
+    """
     takes = [Take(truth, short_path(truth.scene)) for truth in truths]
     results = []
     for take, film in zip(takes, make_films(world, takes, batch), strict=True):
@@ -134,6 +139,7 @@ def short_term(world: World, truths: Sequence[Truth], batch: int, show: Show | N
         if show is not None:
             show(take.truth.scene.seed, "short", truth, film)
         scores = _against_truth(world, film, take.truth, truth, counts)
+        scores["moved"] = Scores.of(take.truth.moved(take.path.poses), truth, counts)
         result: Figures = {name: score.summary() for name, score in scores.items()}
         if "autoencoder" in scores:
             measures = scores["autoencoder"].measures

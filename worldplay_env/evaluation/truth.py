@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
-from worldplay_env.evaluation.metrics import visible
+from worldplay_env.evaluation.metrics import moved, visible
 from worldplay_env.scenes.build import build, stack
 from worldplay_env.scenes.render import Renderer
 from worldplay_env.scenes.walk import between
@@ -56,10 +56,18 @@ class Truth:
 
     def visible(self, poses: np.ndarray) -> Tensor:
         """Return which pixels of the same images show what the starting picture shows: bool [4 N - 3, H, W]."""
+        depth, relative = self._from_start(poses)
+        return visible(depth, relative, self._start_depth, DEFAULT_INTRINSICS)
+
+    def moved(self, poses: np.ndarray) -> Tensor:
+        """Return the same images as far as the starting picture tells them: uint8 [4 N - 3, H, W, 3], see `moved`."""
+        return moved(self.picture, *self._from_start(poses), DEFAULT_INTRINSICS)
+
+    def _from_start(self, poses: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return the images' depth [F, H, W], and the matrices from their cameras to the start's [F, 4, 4]."""
         cameras = between(poses)
         depth = self._renderer.depth(*self._views(cameras))
-        relative = torch.from_numpy(np.linalg.inv(self.scene.start) @ cameras).float().to(depth.device)
-        return visible(depth, relative, self._start_depth, DEFAULT_INTRINSICS)
+        return depth, torch.from_numpy(np.linalg.inv(self.scene.start) @ cameras).float().to(depth.device)
 
     def _views(self, cameras: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         return torch.zeros(len(cameras), dtype=torch.int64), torch.from_numpy(cameras), self._intrinsics
