@@ -189,6 +189,9 @@ class World(Protocol):
     name: str
     weights: str
     """Where the parameters came from: "random", "trained", a revision, "none" for a world without any."""
+    weights_hash: str | None = None
+    """Digest of the parameters' content and the sizes, 64 hexadecimal digits: equal for equal weights wherever their
+    files lie, and in every dtype and on every device; None for a world without weights."""
     image_size: tuple[int, int]
     """Height and width of a frame in pixels."""
     fps: int
@@ -282,7 +285,8 @@ def _module(name: str) -> Any:
 
     It has `describe(name)`, `load(name, *, device, ...)`, `DEFAULT_DEVICE` (None for "cuda" where there is one),
     `OPTIONS`, the names of what only its own kind of world takes, and `HAS_MODEL`: whether there is anything to
-    give `load` a dtype, weights, a revision and the consent to a licence for.
+    give `load` a dtype, weights, a revision and the consent to a licence for. One that has a model has also
+    `content(name, weights)`: what tells a world of this name from the one that had it before.
     """
     if name == "testcard":
         return importlib.import_module("worldplay_env.testcard")
@@ -421,6 +425,8 @@ def load(
 ) -> World:
     """Return the world of that name; equal calls within a process share one while any of them is in use.
 
+    A folder whose weights have changed since is another world: their content counts, not the folder's name.
+
     Args:
         name: "tiny", "wan-5b", "testcard", "scene", or a folder of weights.
         device: A torch device; by default "cuda" where there is one, else "cpu".
@@ -448,7 +454,8 @@ def load(
     }
     own = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
     where = str(name) if name in WORLDS else str(Path(name).resolve())
-    key = (where, place.type, place.index or 0, *sorted((model | own).items()))
+    content = module.content(where, weights) if module.HAS_MODEL else None
+    key = (where, content, place.type, place.index or 0, *sorted((model | own).items()))
     with _loading:
         world = _loaded.get(key)
         if world is None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
+from small_world import small_world
 
 import worldplay_env
 from worldplay_env.model.config import TINY, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
-from worldplay_env.weights import hub
+from worldplay_env.weights import checkpoint, hub
 from worldplay_env.weights.checkpoint import (
     CheckpointError,
     RandomWeights,
@@ -374,14 +376,84 @@ def test_a_folder_of_weights_is_a_world(tmp_path: Path, monkeypatch: pytest.Monk
     assert env.world is world
 
 
+def change_a_value(path: Path) -> None:
+    """Write another number into a file of tensors; its name, its size and its time of change stay as they are."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_a_moved_folder_keeps_its_rollouts_and_another_folders_are_refused(tmp_path: Path) -> None:
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
         write_compact(tmp_path / name)
-    (tmp_path / "there" / "README.md").write_text("other weights, say")
+    (tmp_path / "here" / "README.md").write_text("what is no weights does not matter")
+    change_a_value(tmp_path / "there" / "transformer.safetensors")
     world = worldplay_env.load(tmp_path / "here")
     world.start(worldplay_env.Start(prompt="a place"), 0).save(tmp_path / "rollout.safetensors")
     (tmp_path / "here").rename(tmp_path / "moved")
     assert worldplay_env.load(tmp_path / "moved").load_rollout(tmp_path / "rollout.safetensors").chunks == 0
     with pytest.raises(ValueError, match="no rollout saved in this world"):
         worldplay_env.load(tmp_path / "there").load_rollout(tmp_path / "rollout.safetensors")
+
+
+# --- what tells weights from others -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["transformer", "autoencoder", "text_encoder"])
+def test_a_folder_whose_weights_changed_is_loaded_anew(tmp_path: Path, part: str) -> None:
+    write_compact(tmp_path)
+    before = worldplay_env.load(tmp_path)
+    change_a_value(tmp_path / f"{part}.safetensors")
+    after = worldplay_env.load(tmp_path)
+    assert after is not before
+    assert after.weights_hash != before.weights_hash
+    assert after.weights != before.weights
+    change_a_value(tmp_path / f"{part}.safetensors")
+    assert worldplay_env.load(tmp_path) is before
+
+
+def test_a_folder_whose_sizes_changed_is_another_world_with_random_weights_too(tmp_path: Path) -> None:
+    write_compact(tmp_path)
+    before = worldplay_env.load(tmp_path, weights="random")
+    change_a_value(tmp_path / "transformer.safetensors")
+    assert worldplay_env.load(tmp_path, weights="random") is before
+    edit_config(image_size=[64, 64])(tmp_path)
+    assert worldplay_env.load(tmp_path, weights="random").image_size == (64, 64)
+
+
+def test_weights_are_known_by_their_content_not_by_names_or_dtype(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        write_compact(tmp_path / name)
+    known_as = worldplay_env.load(tmp_path / "one").weights_hash
+    assert known_as is not None
+    assert len(known_as) == 64
+    assert worldplay_env.load(tmp_path / "other", dtype="bfloat16").weights_hash == known_as
+    assert worldplay_env.load("testcard").weights_hash is worldplay_env.load("scene").weights_hash is None
+
+
+def test_worlds_made_of_networks_are_known_by_their_parameters() -> None:
+    world, low = small_world(), small_world(torch.bfloat16)
+    known_as = world.weights_hash
+    assert known_as == low.weights_hash == small_world().weights_hash
+    with torch.no_grad():
+        world.transformer.output_projection.bias += 1
+    assert world.weights_hash != known_as
+
+
+def test_weights_that_change_while_they_are_read_are_no_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_compact(tmp_path)
+    load_autoencoder = checkpoint.load_autoencoder
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        change_a_value(tmp_path / "transformer.safetensors")
+        return load_autoencoder(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "load_autoencoder", slowly)
+    with pytest.raises(CheckpointError, match="changed while they were read"):
+        worldplay_env.load(tmp_path)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worldplay_env.model.config import PRESETS, WorldConfig
@@ -27,6 +28,19 @@ def describe(name: str) -> WorldSpec:
     config = _config(name)
     shape = (config.autoencoder.z_dim, CHUNK_LATENTS, *config.latent_size)
     return WorldSpec(image_size=config.image_size, latent_shape=shape, fps=config.fps)
+
+
+def content(name: str, weights: str | None) -> str | None:
+    """Return what tells the worlds of a folder before and after it was changed; None for a named world.
+
+    That is the digest of the weights; where they are random, the sizes alone.
+    """
+    if name in PRESETS:
+        return None
+    from worldplay_env.weights import hub
+
+    files = hub.resolve(name)
+    return str(files.config) if weights == "random" else files.content_hash
 
 
 def load(
@@ -59,18 +73,23 @@ def load(
     config = files.config if files else _config(name)
     random = checkpoint.RandomWeights()
     place = {"device": pick_device(device), "dtype": getattr(torch, dtype)}
+    known_as = files.content_hash if files else None  # before the files are read
     with torch.inference_mode(False):  # whatever the caller does: these tensors outlive the call
-        return DreamWorld(
+        world = DreamWorld(
             config,
             checkpoint.load_transformer(files.transformer if files else random, config.transformer, **place),
             checkpoint.load_autoencoder(files.autoencoder if files else random, config.autoencoder, **place),
             checkpoint.load_text_encoder(
                 files.text_encoder if files else random, files.tokenizer if files else None, config.text, **place
             ),
-            weights=files.revision if files else "random",
+            weights=(files.revision or files.content_hash[:12]) if files else "random",
+            weights_hash=known_as,
             latents_per_decode=latents_per_decode,
             sample_image=sample_image,
         )
+    if files and replace(files).content_hash != known_as:
+        raise checkpoint.CheckpointError(f"{name}: its files were changed while they were read; load it again")
+    return world
 
 
 def _config(name: str) -> WorldConfig:

@@ -32,6 +32,7 @@ from worldplay_env.model.operations import chunk_operations
 from worldplay_env.model.text import TextEncoder
 from worldplay_env.model.transformer import Transformer
 from worldplay_env.timing import Stopwatch
+from worldplay_env.weights.content import parameters_hash
 from worldplay_env.world import (
     CHUNK_LATENTS,
     MID_GREY,
@@ -72,6 +73,7 @@ class DreamWorld(World):
         autoencoder: On the same device.
         text_encoder: Makes prompt embeddings; without one, `start` must be given them.
         weights: Where the parameters came from ("random", "trained", a revision).
+        weights_hash: Digest of the files they were read from; by default one of the parameters, made when asked for.
         latents_per_decode: Latent frames that a decoder pass takes, 1..4: fewer need less memory, frames are equal.
         sample_image: Draw the start's latent from the encoder's posterior, by the rollout's seed, not its mean.
         select: Chooses the past latent frames that a chunk sees, of float64 [s + 4, 4, 4] view matrices: as many, and
@@ -88,6 +90,7 @@ class DreamWorld(World):
         text_encoder: TextEncoder | None = None,
         *,
         weights: str = "random",
+        weights_hash: str | None = None,
         latents_per_decode: int = CHUNK_LATENTS,
         sample_image: bool = False,
         select: Callable[[np.ndarray], np.ndarray] = memory.select,
@@ -98,6 +101,7 @@ class DreamWorld(World):
         self.config = config
         self.name = config.name
         self.weights = weights
+        self._weights_hash = weights_hash
         self.image_size = config.image_size
         self.fps = config.fps
         self.latent_shape = (config.autoencoder.z_dim, CHUNK_LATENTS, *config.latent_size)
@@ -117,6 +121,11 @@ class DreamWorld(World):
     def dtype(self) -> torch.dtype:
         """The compute dtype."""
         return self.transformer.dtype
+
+    @property
+    def weights_hash(self) -> str:  # type: ignore[override]
+        """Digest of sizes and parameters, 64 hexadecimal digits (see `World.weights_hash`)."""
+        return self._weights_hash or parameters_hash(self.config, self.transformer, self.autoencoder)
 
     # ---- rollouts: begin, load
 

@@ -70,7 +70,7 @@ def latest(w2c: np.ndarray) -> np.ndarray:
 def without_selection(world: DreamWorld) -> DreamWorld:
     """Return a world of the same networks that always has the latest 16 latent frames as its memory."""
     networks = (world.config, world.transformer, world.autoencoder, world.text_encoder)
-    return DreamWorld(*networks, weights=world.weights, select=latest)
+    return DreamWorld(*networks, weights=world.weights, weights_hash=world.weights_hash, select=latest)
 
 
 @torch.no_grad()

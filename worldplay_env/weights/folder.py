@@ -19,14 +19,15 @@ As upstream publishes them, its two repositories laid over each other:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from worldplay_env.model.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
+from worldplay_env.weights.content import files_hash
 from worldplay_env.weights.files import CheckpointError, read_json, weight_files
 
 T = TypeVar("T")
@@ -42,7 +43,8 @@ class WeightFiles:
         autoencoder: Its tensors.
         text_encoder: Its tensors.
         tokenizer: The folder of the tokenizer's files; None if the text encoder reads bytes.
-        revision: The hub's commit of the transformer; for a local folder, a digest of its files' names and sizes.
+        revision: The hub's commit of the transformer, or "trained" for what the package carries; None for a folder,
+            whose weights are known by their content.
     """
 
     config: WorldConfig
@@ -50,7 +52,14 @@ class WeightFiles:
     autoencoder: Path
     text_encoder: Path
     tokenizer: Path | None
-    revision: str
+    revision: str | None
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Digest of sizes, tensors and tokenizer, 64 hexadecimal digits; the files are read when it is asked for."""
+        parts = {name: weight_files(getattr(self, name)) for name in ("transformer", "autoencoder", "text_encoder")}
+        words = sorted(self.tokenizer.iterdir()) if self.tokenizer is not None else []
+        return files_hash(self.config, parts | {path.name: [path] for path in words if path.is_file()})
 
 
 def local_files(folder: str | Path) -> WeightFiles:
@@ -63,7 +72,7 @@ def local_files(folder: str | Path) -> WeightFiles:
     if (folder / "config.json").exists():
         return _compact(folder)
     if (folder / "wan_transformer").is_dir():
-        return upstream_files(folder, folder, _digest(folder))
+        return upstream_files(folder, folder, None)
     raise CheckpointError(
         f"{folder}: no weights of a world; expected config.json with transformer.safetensors, "
         f"autoencoder.safetensors and text_encoder.safetensors, or upstream's wan_transformer/, vae/, text_encoder/ "
@@ -71,7 +80,7 @@ def local_files(folder: str | Path) -> WeightFiles:
     )
 
 
-def upstream_files(worldplay: Path, wan: Path, revision: str) -> WeightFiles:
+def upstream_files(worldplay: Path, wan: Path, revision: str | None) -> WeightFiles:
     """Find the weights in upstream's layout: the folder of the transformer's repository, and that of the others."""
     transformer = worldplay / "wan_distilled_model" / "model.pt"
     if not transformer.exists():
@@ -116,16 +125,9 @@ def _compact(folder: Path) -> WeightFiles:
         autoencoder=folder / "autoencoder.safetensors",
         text_encoder=folder / "text_encoder.safetensors",
         tokenizer=None if config.text.bytes_tokenizer else folder / "tokenizer",
-        revision=_digest(folder),
+        revision=None,
     )
     return _checked(files, folder)
-
-
-def _digest(folder: Path) -> str:
-    """Return what tells a folder's weights from others, wherever it lies: a digest of its files' names and sizes."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    listing = [(str(path.relative_to(folder)), path.stat().st_size) for path in found]
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:12]
 
 
 def _checked(files: WeightFiles, folder: Path) -> WeightFiles:
