@@ -39,7 +39,7 @@ class Capture(TorchDispatchMode):
 
     under_way = False
 
-    def __init__(self, graph: Graph, pool: object) -> None:
+    def __init__(self, graph: Graph, pool: object, **options: object) -> None:
         super().__init__()
         assert pool == POOL
         self._graph = graph

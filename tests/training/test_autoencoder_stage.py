@@ -10,17 +10,19 @@ import pytest
 import torch
 from small_world import CONFIG
 
-from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import TINY
-from worldplay_env.training import checkpoint
+from worldplay_env.model.config import TINY_V1
+from worldplay_env.training import checkpoint, depth
 from worldplay_env.training.autoencoder import (
     AutoencoderOptions,
+    DepthAutoencoder,
     as_video,
     fresh,
     gradient_loss,
+    inside,
     is_inside,
     losses,
     measured_config,
+    moved,
     rebuild,
     train,
 )
@@ -42,18 +44,21 @@ def test_the_autoencoder_overfits_one_clip() -> None:
     autoencoder = fresh(CONFIG.autoencoder, 0, CPU)
     optimiser, video = Optimiser(autoencoder, is_inside), as_video(moving_bars())
     shape = (1, CONFIG.autoencoder.z_dim, 3, *CONFIG.latent_size)
-    decibels = []
+    distance = torch.linspace(1, 9, 12).expand(1, 3, 8, 12)
+    decibels, errors = [], []
     for step in range(40):
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(step))
-        found = losses(autoencoder, AutoencoderOptions(), video, noise)
+        found = losses(autoencoder, AutoencoderOptions(), video, noise, distance, torch.zeros(0, 2))
         found["loss"].backward()
         optimiser.step(1e-2)
         decibels.append(float(found["psnr"]))
+        errors.append(float(found["depth error"]))
+    assert min(errors[-5:]) < 0.5 * errors[0]
     assert max(decibels[-5:]) > decibels[0] + 6
 
 
 def test_rebuilding_is_the_models_own_encoding_and_decoding() -> None:
-    autoencoder = fresh(CONFIG.autoencoder, 0, CPU)
+    autoencoder = fresh(CONFIG.autoencoder, 0, CPU).autoencoder
     video = as_video(moving_bars())
     rebuilt, mean, log_variance = rebuild(autoencoder, video)
     expected, expected_log_variance = autoencoder.encode(video)
@@ -66,6 +71,29 @@ def test_the_gradient_loss_sees_edges_and_not_brightness() -> None:
     video = as_video(moving_bars())
     assert gradient_loss(video + 0.1, video) < 1e-6
     assert gradient_loss(torch.zeros_like(video), video) > 0.01
+
+
+def test_what_is_moved_comes_from_where_the_offset_says() -> None:
+    video = torch.arange(48.0).view(1, 1, 1, 6, 8).repeat(2, 3, 2, 1, 1)
+    offsets = torch.tensor([[2.0, -3.0]])
+    found = moved(video, offsets)
+    torch.testing.assert_close(found[0, :, :, 2:, :5], video[0, :, :, :4, 3:])
+    assert torch.equal(found[1], video[1])
+    torch.testing.assert_close(moved(video, torch.tensor([[0.0, 0.5]]))[0, 0, 0, :, 1:], video[0, 0, 0, :, 1:] - 0.5)
+    shown = inside(offsets, video)
+    assert shown[0, 0, 0].sum() == 4 * 5
+    assert shown[0, 0, 0, 2:, :5].all()
+    assert shown[1].all()
+
+
+def test_depth_is_judged_by_its_logarithm_on_surfaces_alone() -> None:
+    true = torch.tensor([[1.0, 2.0], [4.0, torch.inf]])
+    target = depth.target(true)
+    torch.testing.assert_close(target.flatten(), -torch.tensor([1.0, 2.0, 4.0, depth.FARTHEST]).log())
+    assert depth.error(target + 0.1, target) == pytest.approx(0.1, abs=1e-5)
+    assert depth.error(depth.target(torch.tensor([[1.0, 2.0], [4.0, 1.0]])), target) < 1e-6
+    blocks = depth.target(torch.arange(1.0, 33.0).view(4, 8), rows=2)
+    torch.testing.assert_close(blocks[0, 1], -torch.tensor([3.0, 4, 11, 12, 19, 20, 27, 28]).log())
 
 
 def test_an_autoencoder_whose_latents_were_not_measured_is_refused() -> None:
@@ -88,8 +116,11 @@ def test_held_labels_are_actions_that_are_held() -> None:
 
 def test_a_decoder_is_trained_on_alone(tmp_path: Path) -> None:
     """Its latents, and the statistics that later stages rely on, are those of the run that it began with."""
-    parameters = dict(initialise(Autoencoder(TINY.autoencoder), 0).named_parameters())
-    statistics = {"latents_mean": [0.25] * TINY.autoencoder.z_dim, "latents_std": [1.5] * TINY.autoencoder.z_dim}
+    parameters = dict(initialise(DepthAutoencoder(TINY_V1.autoencoder), 0).named_parameters())
+    statistics = {
+        "latents_mean": [0.25] * TINY_V1.autoencoder.z_dim,
+        "latents_std": [1.5] * TINY_V1.autoencoder.z_dim,
+    }
     checkpoint.save(tmp_path / "before", 7, 90.0, {}, parameters, statistics)
     options = AutoencoderOptions(
         folder=tmp_path / "decoder",
@@ -109,6 +140,6 @@ def test_a_decoder_is_trained_on_alone(tmp_path: Path) -> None:
     before = checkpoint.averages(tmp_path / "before").averages
     changed = {name for name in parameters if not torch.equal(saved.model[name], before[name])}
     assert changed
-    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    assert all(name.startswith(("autoencoder.decoder.", "autoencoder.post_quant_conv.")) for name in changed)
     with pytest.raises(ValueError, match="a folder of its own"):
         train(replace(options, folder=tmp_path / "before"))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import worldplay_env
-from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import TINY
+from worldplay_env.model.config import TINY_V1
 from worldplay_env.training import checkpoint
 from worldplay_env.training.__main__ import main
+from worldplay_env.training.autoencoder import DepthAutoencoder
 from worldplay_env.training.dreamer import Dreamer
 from worldplay_env.training.export import FIGURES, FILES, MOST_BYTES, export
 from worldplay_env.weights import hub
@@ -21,7 +21,7 @@ from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.weights.files import CheckpointError
 from worldplay_env.world import Control, Start
 
-STATISTICS = {"latents_mean": [0.25] * TINY.autoencoder.z_dim, "latents_std": [1.5] * TINY.autoencoder.z_dim}
+STATISTICS = {"latents_mean": [0.25] * TINY_V1.autoencoder.z_dim, "latents_std": [1.5] * TINY_V1.autoencoder.z_dim}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with runs of untrained networks, in the real sizes."""
     folder = tmp_path_factory.mktemp("runs")
     for name, module, notes in (
-        ("autoencoder", Autoencoder(TINY.autoencoder), STATISTICS),
-        ("distill", Dreamer(TINY), {"held-out psnr": 12.5, "seed": 3, "commands": ["python -m the.command"]}),
+        ("autoencoder", DepthAutoencoder(TINY_V1.autoencoder), STATISTICS),
+        ("distill", Dreamer(TINY_V1), {"held-out psnr": 12.5, "seed": 3, "commands": ["python -m the.command"]}),
     ):
         parameters = dict(initialise(module, 0).named_parameters())
         checkpoint.save(folder / name, 7, 90.0, parameters, parameters, notes)
@@ -42,7 +42,7 @@ def test_the_weights_of_a_world_are_exported_with_statistics_and_card(runs: Path
     (out / "starts").mkdir(parents=True)
     config = export(runs / "autoencoder", runs / "distill", out)
     assert hub.resolve(out).config == config
-    assert config.autoencoder.latents_std == (1.5,) * TINY.autoencoder.z_dim
+    assert config.autoencoder.latents_std == (1.5,) * TINY_V1.autoencoder.z_dim
     assert {path.name for path in out.iterdir()} == {*FILES, "starts"}
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert sum(path.stat().st_size for path in out.iterdir()) < MOST_BYTES
@@ -58,14 +58,14 @@ def test_what_is_exported_is_what_was_trained(runs: Path, tmp_path: Path, monkey
     world = worldplay_env.load("exported", device="cpu")
     trained = checkpoint.averages(runs / "distill").averages
     for name, parameter in world.transformer.named_parameters():
-        assert torch.equal(parameter, trained["transformer." + name])
+        assert torch.equal(parameter, trained["transformer." + name].half().float())
 
 
 def test_an_export_that_fails_leaves_what_is_there(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiny"
     export(runs / "autoencoder", runs / "distill", out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(CheckpointError, match=r"distill/step-000007: .*not one of this Autoencoder"):
+    with pytest.raises(CheckpointError, match=r"distill/step-000007: .*not one of this DepthAutoencoder"):
         export(_statistics_beside(runs / "distill", tmp_path), runs / "distill", out)
     with pytest.raises(CheckpointError, match=r"nowhere: no checkpoint"):
         export(runs / "autoencoder", tmp_path / "nowhere", out)

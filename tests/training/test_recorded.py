@@ -188,19 +188,21 @@ def half_used() -> Any:
 def clips() -> Any:
     module = autoencoder.fresh(CONFIG.autoencoder, 0, CPU)
     losses = partial(autoencoder.losses, module, AutoencoderOptions())
+    distance, offsets = torch.full((2, 3, 8, 12), 3.0), torch.tensor([[3.0, -5.0]])
     generator = torch.Generator().manual_seed(0)
-    noise = (1, CONFIG.autoencoder.z_dim, 3, *CONFIG.latent_size)
+    noise = (2, CONFIG.autoencoder.z_dim, 3, *CONFIG.latent_size)
 
     def steps() -> Any:
         for _ in range(WARM_UP + 2):
-            yield losses, (torch.rand(1, 3, 9, 32, 48, generator=generator), torch.randn(noise, generator=generator))
+            video = torch.rand(2, 3, 9, 32, 48, generator=generator)
+            yield losses, (video, torch.randn(noise, generator=generator), distance, offsets)
 
     return module, autoencoder.is_inside, steps()
 
 
 def flow() -> Any:
     module = dreamer.fresh(CONFIG, 0, CPU)
-    losses = partial(transformer.flow_losses, module, FusedTransformer(module.transformer, torch.float32))
+    losses = partial(transformer.flow_losses, module, FusedTransformer(module.transformer, torch.float32), 0.1)
     paths, options = small_paths(2, 2), TransformerOptions(frames=48)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     drawn = (transformer.draw(paths, options, rng, generator) for _ in range(2 * WARM_UP + 6))
@@ -236,7 +238,7 @@ def test_replayed_steps_are_the_steps_themselves(
     for pool in (None, cpu_graphs.POOL):
         module, is_inside, steps = stage()
         run = Run(RunOptions(folder=tmp_path / str(pool), device="cpu"), module, Optimiser(module, is_inside))
-        run._pool = pool
+        run._pool = run._optimise._pool = pool
         start = [parameter.detach().clone() for parameter in module.parameters()]
         figures = [
             {name: value.clone() for name, value in run.update(losses, *given).items()} for losses, given in steps
@@ -244,5 +246,5 @@ def test_replayed_steps_are_the_steps_themselves(
         found.append((list(module.parameters()), list(run.averaged.parameters()), figures))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
     assert any((new != old).any() for new, old in zip(found[1][0], start, strict=True))
-    assert len(graphs) == (1 if stage is clips else 2)
+    assert len(graphs) == (2 if stage is clips else 3)
     assert "not recorded" not in capsys.readouterr().out

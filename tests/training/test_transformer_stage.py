@@ -25,7 +25,7 @@ from worldplay_env.training.dreamer import Dreamer, fresh, is_inside
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import memory_length, path_labels, plan, undo
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.transformer import TransformerOptions, draw, draw_timesteps, flow_losses
+from worldplay_env.training.transformer import TransformerOptions, draw, draw_timesteps, flow_losses, noised
 from worldplay_env.weights.checkpoint import initialise
 
 CPU = torch.device("cpu")
@@ -139,6 +139,27 @@ def test_draws_of_a_chunk_are_at_different_levels_of_the_sampler() -> None:
     assert (complete.sort(1).values == torch.tensor(sampler.TIMESTEPS).sort().values).all()
 
 
+def test_memory_is_noised_a_frame_at_a_time_and_the_first_picture_never() -> None:
+    paths = small_paths(chunks=6)
+    chunks = paths.take(torch.arange(2), torch.full((2,), 4), 16)
+    assert chunks.starts.tolist() == (paths.memory[:2, 4] == 0).tolist()
+    assert chunks.starts[:, 0].all()
+    change = (noised(chunks, 0.5, torch.Generator().manual_seed(0)) - chunks.memory).abs().mean((1, 3, 4))  # [b, K]
+    assert (change[:, 0] == 0).all()
+    assert (change[:, 1:] > 0).all()
+    assert change[:, 1:].std(1).min() > 0.02
+
+
+def test_a_shortened_memory_is_without_its_newest_frames() -> None:
+    paths = small_paths(chunks=6)
+    rows = torch.arange(2)
+    full, short = (paths.take(rows, torch.full((2,), 5), length) for length in (16, 12))
+    assert torch.equal(short.memory, full.memory[:, :, :12])
+    assert torch.equal(short.clean, full.clean)
+    assert torch.equal(short.viewmats[:, :12], full.viewmats[:, :12])
+    assert (paths.memory[:, 5, 11] < paths.memory[:, 5, 12]).all()
+
+
 def test_flow_matching_overfits_one_path() -> None:
     paths, options = small_paths(1, 2), replace(OPTIONS, frames=96)
     dreamer = fresh(CONFIG, 0, CPU)
@@ -147,7 +168,7 @@ def test_flow_matching_overfits_one_path() -> None:
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
     for _ in range(100):
-        losses.append(flow_losses(dreamer, fused, draw(paths, options, rng, generator))["loss"])
+        losses.append(flow_losses(dreamer, fused, 0.1, draw(paths, options, rng, generator))["loss"])
         losses[-1].backward()
         optimiser.step(1e-2)
     before, after = (torch.stack(part).mean() for part in (losses[:5], losses[-5:]))

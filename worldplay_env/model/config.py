@@ -244,4 +244,22 @@ TINY = WorldConfig(
     ),
 )
 
+TINY_V1 = dataclasses.replace(
+    TINY,
+    # Tokens of 16x8 image pixels: one action moves the picture by a few pixels, which larger ones resample poorly.
+    transformer=dataclasses.replace(TINY.transformer, in_channels=24, out_channels=24, patch_size=(1, 2, 1)),
+    autoencoder=AutoencoderConfig(
+        base_dim=32,
+        decoder_base_dim=16,
+        z_dim=24,
+        latents_mean=(0.0,) * 24,
+        latents_std=(1.0,) * 24,
+        dim_mult=(1, 4, 4),
+        num_res_blocks=1,
+        temporal_downsample=(True, True),
+        patch_size=2,
+    ),
+)
+"""The second edition of the embedded world, which the training stages make: latents of 8x8 pixels, not 16x16."""
+
 PRESETS = {config.name: config for config in (TINY, WAN_5B)}

@@ -4,12 +4,13 @@ A run's folder holds the newest checkpoint as `step-000123/`:
 
     index.json                    progress, what the stage noted, and the SHA-256 of every file
     model-00.safetensors, ...     the parameters, which only resuming this run needs
+    optimiser-00.safetensors, ... its momenta, likewise
     averages-00.safetensors, ...  their moving averages: all that a later stage and the export read
 
-So a later stage can run where `index.json` and the averages are, without the model's files. No file is larger than
+So a later stage can run where `index.json` and the averages are, without the other files. No file is larger than
 16 MiB. A checkpoint is written under a temporary name and then renamed, so that a killed run leaves the one before
-it; one of the same step is set aside as `replaced-000123/` meanwhile. Tensors are stored in float16; the optimiser's
-state is not stored at all: it is as large again twice over, and a hundred warm-up steps rebuild it.
+it; one of the same step is set aside as `replaced-000123/` meanwhile. Tensors are stored as they are, so that a run
+goes on exactly where it stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -32,7 +33,8 @@ from worldplay_env.weights.files import CheckpointError
 SHARD_BYTES = 63 * 2**18
 """Most tensor bytes in a file: 15.75 MiB, which leaves room for its header."""
 
-Group = Literal["model", "averages"]
+Group = Literal["model", "optimiser", "averages"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Saved:
         seconds: Time spent on them.
         notes: What the stage wrote beside the tensors.
         model: Parameters, float32, by name; empty if only the averages were asked for.
-        averages: Their moving averages, likewise.
+        optimiser: What `Optimiser.state` returned, likewise.
+        averages: The parameters' moving averages, float32, by name.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class Saved:
     seconds: float
     notes: dict[str, Any]
     model: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
     averages: dict[str, Tensor]
 
 
@@ -63,6 +67,7 @@ def save(
     model: Mapping[str, Tensor],
     averages: Mapping[str, Tensor],
     notes: Mapping[str, Any] | None = None,
+    optimiser: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint of a run, remove the older ones, and return the new one's folder."""
     path = folder / f"step-{step:06d}"
@@ -70,7 +75,7 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     hashes: dict[str, str] = {}
-    for group, tensors in (("model", model), ("averages", averages)):
+    for group, tensors in zip(GROUPS, (model, optimiser or {}, averages), strict=True):
         for number, shard in enumerate(_shards(tensors)):
             file = temporary / f"{group}-{number:02d}.safetensors"
             save_file(shard, file)
@@ -99,7 +104,7 @@ def latest(folder: Path) -> Saved | None:
         CheckpointError: A file is missing or its content is not what was written; the message names it.
     """
     paths = _checkpoints(folder)
-    return _read(paths[-1], ("model", "averages")) if paths else None
+    return _read(paths[-1], GROUPS) if paths else None
 
 
 def averages(folder: Path) -> Saved:
@@ -136,6 +141,11 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             parameter.copy_(tensors[name])
 
 
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def _read(path: Path, groups: tuple[Group, ...]) -> Saved:
     index_file = path / "index.json"
     try:
@@ -143,7 +153,7 @@ def _read(path: Path, groups: tuple[Group, ...]) -> Saved:
         step, seconds, notes, hashes = (index[key] for key in ("step", "seconds", "notes", "sha256"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index_file}: missing or damaged ({error}); {_remedy(path)}") from error
-    tensors: dict[str, dict[str, Tensor]] = {group: {} for group in ("model", "averages")}
+    tensors: dict[str, dict[str, Tensor]] = {group: {} for group in GROUPS}
     for name, expected in hashes.items():
         group = name.partition("-")[0]
         if group in groups:
@@ -157,7 +167,7 @@ def _read_shard(file: Path, expected: str) -> dict[str, Tensor]:
     if _sha256(file) != expected:
         raise CheckpointError(f"{file}: damaged (its SHA-256 is not the one in index.json); {_remedy(file.parent)}")
     try:
-        return {name: tensor.float() for name, tensor in load_file(file).items()}
+        return dict(load_file(file))
     except SafetensorError as error:
         raise CheckpointError(f"{file}: damaged ({error}); {_remedy(file.parent)}") from error
 
@@ -174,17 +184,18 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield the tensors in float16 on the CPU, in groups of at most `SHARD_BYTES` (a larger tensor goes alone)."""
+    """Yield the tensors on the CPU, in groups of at most `SHARD_BYTES` (a larger tensor goes alone)."""
     shard: dict[str, Tensor] = {}
     size = 0
     for name, tensor in tensors.items():
-        half = tensor.detach().to("cpu", torch.float16).contiguous()
-        if shard and size + half.nbytes > SHARD_BYTES:
+        value = tensor.detach().cpu().contiguous()
+        if shard and size + value.nbytes > SHARD_BYTES:
             yield shard
             shard, size = {}, 0
-        shard[name] = half
-        size += half.nbytes
-    yield shard
+        shard[name] = value
+        size += value.nbytes
+    if shard:
+        yield shard
 
 
 def _sha256(file: Path) -> str:

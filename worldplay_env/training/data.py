@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -115,7 +116,8 @@ class SceneClips:
         """Render B clips' depth at poses [B, N, 4, 4]: float32 [B, N, height, width], inf for sky."""
         count, frames = poses.shape[:2]
         c2w = torch.from_numpy(poses.reshape(-1, 4, 4))
-        depth = Renderer(self._batch, size).depth(torch.from_numpy(np.repeat(which, frames)), c2w, self.intrinsics)
+        scene_of_frame = torch.from_numpy(np.repeat(which, frames))
+        depth = Renderer(self._batch, size).depth(scene_of_frame, c2w, self.intrinsics)
         return depth.unflatten(0, (count, frames))
 
 
@@ -143,10 +145,24 @@ def held_labels(rng: np.random.Generator, count: int, steps: int) -> np.ndarray:
     return np.take_along_axis(labels, since, axis=1)
 
 
-def held_out_clips(count: int, latents: int, size: tuple[int, int], device: torch.device) -> Tensor:
-    """Render the fixed clips that stages report on, of held-out scenes: uint8 [count, 4 latents - 3, H, W, 3]."""
+class Clips(NamedTuple):
+    """B clips of T latent frames.
+
+    Attributes:
+        frames: uint8 [B, 4 T - 3, H, W, 3].
+        depth: float32 [B, T, rows, columns] at the latent frames' poses, as the renderer returns it.
+    """
+
+    frames: Tensor
+    depth: Tensor
+
+
+def held_out_clips(
+    count: int, latents: int, size: tuple[int, int], depth_size: tuple[int, int], device: torch.device
+) -> Clips:
+    """Render the fixed clips that stages report on, of held-out scenes, and their depth at its own size."""
     clips = SceneClips(range(HELD_OUT_SEED + 50_000, HELD_OUT_SEED + 50_000 + count), size, device)
     rng = np.random.default_rng(0)
     which = np.arange(count)
     path = clips.walk(which, clips.begin(rng, which), held_labels(rng, count, latents - 1))
-    return clips.render(which, path.poses)
+    return Clips(clips.render(which, path.poses), clips.depth(which, path.poses, depth_size))

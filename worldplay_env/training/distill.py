@@ -24,7 +24,7 @@ from torch import Tensor
 
 from worldplay_env.memory import MEMORY
 from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import TINY
+from worldplay_env.model.config import TINY_V1
 from worldplay_env.training import checkpoint, transformer
 from worldplay_env.training.dreamer import (
     Dreamer,
@@ -37,6 +37,7 @@ from worldplay_env.training.dreamer import (
 )
 from worldplay_env.training.latents import Chunks, LatentPaths
 from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.parallel import peers
 from worldplay_env.training.paths import memory_length
 from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.training.run import Run, fast_convolutions
@@ -48,7 +49,7 @@ from worldplay_env.training.transformer import (
     noised,
     prepare,
 )
-from worldplay_env.world import CHUNK_LATENTS, pick_device
+from worldplay_env.world import CHUNK_LATENTS
 
 STEP_WEIGHTS = (0.5, 0.5, 0.5, 1.0)
 """Of the four steps' predictions; the last is what is kept."""
@@ -127,8 +128,8 @@ class Rollouts:
 
 def train(options: DistillOptions) -> Run[Dreamer]:
     """Train the four-step sampler of the tiny world, or go on doing so."""
-    device = pick_device(options.device)
-    dreamer = fresh(TINY, options.seed, device)
+    device = peers().device(options.device)
+    dreamer = fresh(TINY_V1, options.seed, device)
     begins = not checkpoint.exists(options.folder)
     if begins:
         before = checkpoint.averages(options.transformer)
@@ -138,14 +139,14 @@ def train(options: DistillOptions) -> Run[Dreamer]:
         run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
     compiled = (options.frames, SAMPLES * options.frames // 4)  # full memories, and rollouts' chunks
     fused, autoencoder, paths, held_out = prepare(options, run, data_seed=7 + run.step, compiled=compiled)
-    rng = np.random.default_rng((options.seed, run.step, 1))
+    rng = np.random.default_rng((options.seed, run.step, 1, peers().rank))
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     count = options.frames // MEMORY
     groups = [Rollouts(paths, count) for _ in range(options.groups)]
-    if begins:
+    if begins and run.is_first:
         report(run, autoencoder, held_out, options.chunks)
     own = partial(rollout_losses, dreamer, fused, autoencoder, options)
-    replayed = partial(flow_losses, dreamer, fused)
+    replayed = partial(flow_losses, dreamer, fused, options.depth)
     run.start_clock()
     for step in run.steps():
         if rng.random() < options.replay:
@@ -166,7 +167,8 @@ def train(options: DistillOptions) -> Run[Dreamer]:
                 rollouts.commit(run.update(own, coming)["made"])
         if run.report_is_due():
             report(run, autoencoder, held_out, options.chunks)
-    report(run, autoencoder, held_out, options.chunks)
+    if run.is_first:
+        report(run, autoencoder, held_out, options.chunks)
     run.save()
     return run
 
@@ -222,7 +224,7 @@ def _batch(
 ) -> RolloutBatch:
     dropped = torch.rand(len(rows), generator=generator, device=rows.device) < PROMPTS_DROPPED
     context = chunks.memory[: options.decoded, :, -CONTEXT:]
-    chunks = chunks._replace(memory=noised(chunks.memory, options.memory_noise, generator))
+    chunks = chunks._replace(memory=noised(chunks, options.memory_noise, generator))
     prompts = without_prompts(paths.tokens[rows], paths.mask[rows], dropped)
     shape = (SAMPLES * len(rows), *chunks.clean.shape[1:])
     noise = torch.randn(shape, generator=generator, device=rows.device)

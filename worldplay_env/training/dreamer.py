@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8
 from worldplay_env.model.config import WorldConfig
 from worldplay_env.model.text import embed, text_model
 from worldplay_env.model.transformer import Transformer
-from worldplay_env.training import checkpoint
+from worldplay_env.training import checkpoint, depth
 from worldplay_env.training.autoencoder import channels_last, measured_config
 from worldplay_env.training.latents import Chunks, LatentPaths
 from worldplay_env.training.paths import memory_length
@@ -28,13 +29,24 @@ END_TOKEN = 1
 """The one token of the empty prompt."""
 
 
+DEPTH_BLOCK = 1
+"""Index of the block behind which depth is read from the tokens: what follows can move them by it."""
+
+
 class Dreamer(nn.Module):
-    """The networks that are trained together: the transformer and the small text encoder."""
+    """The networks that are trained together: the transformer, the small text encoder, the head that reads depth."""
 
     def __init__(self, config: WorldConfig) -> None:
         super().__init__()
         self.transformer = Transformer(config.transformer)
         self.text = text_model(config.text)
+        _, rows, columns = config.transformer.patch_size
+        self.patch = rows, columns
+        self.depth = nn.Linear(config.transformer.dim, depth.CELLS**2 * rows * columns)
+
+    def true_depth(self, frames: Tensor) -> Tensor:
+        """Return what is to be read from the tokens of frames: [M, n, cells] of their depth [M, 2 h, 2 w]."""
+        return depth.target(frames, *self.patch).flatten(1, 2)
 
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return prompt embeddings [b, text_len, text_dim] of token ids and their mask [b, text_len]."""
@@ -50,14 +62,14 @@ def fresh(config: WorldConfig, seed: int, device: torch.device) -> Dreamer:
             layer.weight.zero_()
             layer.bias.zero_()
         transformer.modulation_table.zero_()
-        depth = (2 * config.transformer.num_layers) ** -0.5
+        share = (2 * config.transformer.num_layers) ** -0.5
         for block in transformer.layers():
             block.modulation_table.zero_()
             block.modulation_table[:, [2, 5]] = 1.0
             attention = block.self_attention
             for layer in (attention.to_out, attention.to_out_prope, block.feed_forward.linear_2):
-                layer.weight.mul_(depth)
-            block.cross_attention.to_out.weight.mul_(depth)
+                layer.weight.mul_(share)
+            block.cross_attention.to_out.weight.mul_(share)
     return dreamer
 
 
@@ -66,9 +78,7 @@ def is_inside(name: str, parameter: nn.Parameter) -> bool:
     return name.startswith("transformer.blocks.") and parameter.ndim == 2
 
 
-def trained_autoencoder(
-    run_folder: Path, config: WorldConfig, device: torch.device, dtype: torch.dtype
-) -> Autoencoder:
+def trained_autoencoder(run_folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
     """Return the averaged autoencoder of a run, frozen.
 
     Raises:
@@ -76,7 +86,8 @@ def trained_autoencoder(
         ValueError: Its latents' statistics are missing: it was killed before its first report.
     """
     saved = checkpoint.averages(run_folder)
-    autoencoder = load_autoencoder(saved.averages, measured_config(saved.notes), device=device, dtype=dtype)
+    averages = checkpoint.part(saved.averages, "autoencoder.")
+    autoencoder = load_autoencoder(averages, measured_config(saved.notes), device=device, dtype=dtype)
     return channels_last(autoencoder.requires_grad_(False))
 
 
@@ -113,30 +124,80 @@ def denoise(
     return predictions
 
 
-def remember(fused: FusedTransformer, chunks: Chunks, text: list[KeysValues]) -> list[KeysValues] | None:
-    """Prefill the chunks' memory; None if they have none."""
+def remember(
+    fused: FusedTransformer, chunks: Chunks, text: list[KeysValues], hidden: list[Tensor] | None = None
+) -> list[KeysValues] | None:
+    """Prefill the chunks' memory, see `FusedTransformer.prefill`; None if they have none."""
     length = chunks.memory.shape[2]
     if not length:
         return None
     timesteps = torch.full((len(chunks.memory), length), sampler.KNOWN_TIMESTEP, device=chunks.memory.device)
-    return fused.prefill(chunks.memory, timesteps, chunks.labels[:, :length], chunks.viewmats[:, :length], text)
+    return fused.prefill(
+        chunks.memory, timesteps, chunks.labels[:, :length], chunks.viewmats[:, :length], text, hidden
+    )
 
 
 @torch.no_grad()
-def roll_out(dreamer: Dreamer, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Dream the first chunks of all paths from their first picture: latents float32 [N, C, 4 chunks, h, w]."""
+def roll_out(
+    dreamer: Dreamer,
+    paths: LatentPaths,
+    chunks: int,
+    dtype: torch.dtype,
+    seed: int = 0,
+    *,
+    true_memory: bool = False,
+) -> Tensor:
+    """Dream the first chunks of all paths from their first picture: latents float32 [N, C, 4 chunks, h, w].
+
+    Memory is what was dreamt before, or with `true_memory` the true latents.
+    """
     fused = FusedTransformer(dreamer.transformer, dtype)
     device = paths.latents.device
     rows = torch.arange(len(paths), device=device)
     text = fused.text(dreamer.embed(paths.tokens, paths.mask))
     history = paths.latents.clone()
+    dreamt = []
     generator = torch.Generator(device).manual_seed(seed)
     for chunk in range(chunks):
         part = paths.take(rows, torch.full_like(rows, chunk), memory_length(chunk), history=history)
         noise = torch.randn(part.clean.shape, generator=generator, device=device)
         made = denoise(fused, part, noise, text, remember(fused, part, text))[-1]
-        history[:, chunk * CHUNK_LATENTS : (chunk + 1) * CHUNK_LATENTS] = made.transpose(1, 2).half()
-    return history[:, : chunks * CHUNK_LATENTS].transpose(1, 2).float()
+        dreamt.append(made)
+        if not true_memory:
+            history[:, chunk * CHUNK_LATENTS : (chunk + 1) * CHUNK_LATENTS] = made.transpose(1, 2).half()
+    return torch.cat(dreamt, dim=2)
+
+
+@torch.no_grad()
+def read_depth(dreamer: Dreamer, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Return how far the depth of chunks is off that is read from their tokens, at the first step from noise.
+
+    The root mean square error of the logarithm over the first chunks of all paths, which have true memory.
+    """
+    fused = FusedTransformer(dreamer.transformer, dtype)
+    device = paths.latents.device
+    rows = torch.arange(len(paths), device=device)
+    text = fused.text(dreamer.embed(paths.tokens, paths.mask))
+    generator = torch.Generator(device).manual_seed(seed)
+    squares = []
+    for chunk in range(1, chunks):
+        part = paths.take(rows, torch.full_like(rows, chunk), memory_length(chunk))
+        noise = torch.randn(part.clean.shape, generator=generator, device=device)
+        hidden: list[Tensor] = []
+        length = part.memory.shape[2]
+        timesteps = torch.full((len(rows), CHUNK_LATENTS), sampler.TIMESTEPS[0], device=device)
+        fused.velocity(
+            noise,
+            timesteps,
+            part.labels[:, length:],
+            part.viewmats[:, length:],
+            text,
+            remember(fused, part, text),
+            hidden,
+        )
+        truth = dreamer.true_depth(part.depth[:, length:].flatten(0, 1))
+        squares.append(depth.error(dreamer.depth(hidden[DEPTH_BLOCK].float()), truth).square())
+    return torch.stack(squares).mean().sqrt()
 
 
 @torch.no_grad()
@@ -154,16 +215,20 @@ def report(run: Run[Dreamer], autoencoder: Autoencoder, paths: LatentPaths, chun
     assert paths.frames is not None
     frames = 4 * CHUNK_LATENTS * chunks - 3
     truth = paths.frames[:, :frames]
-    dreamt = decode(autoencoder, roll_out(run.averaged, paths, chunks, compute_dtype(run.device)))
+    dtype, few = compute_dtype(run.device), min(4, chunks)
+    dreamt = decode(autoencoder, roll_out(run.averaged, paths, chunks, dtype))
+    single = decode(autoencoder, roll_out(run.averaged, paths, few, dtype, true_memory=True))
     rebuilt = decode(autoencoder, paths.latents[:, : CHUNK_LATENTS * chunks].transpose(1, 2).float())
     each = _decibels(dreamt, truth)  # [N, frames]
     bounds = [0] + [13 + 16 * chunk for chunk in range(chunks)]
     figures = {
         "held-out psnr": float(each.mean()),
-        "psnr of short term": float(each[:, 1 : bounds[min(4, chunks)]].mean()),
+        "psnr of short term": float(each[:, 1 : bounds[few]].mean()),
+        "psnr of true memory": float(_decibels(single, truth[:, : bounds[few]])[:, 1:].mean()),
         "psnr of last chunk": float(each[:, bounds[-2] :].mean()),
         "psnr of autoencoder": float(_decibels(rebuilt, truth).mean()),
         "psnr of first frame": float(_decibels(truth[:, :1].expand_as(truth), truth)[:, 1:].mean()),
+        "depth error": float(read_depth(run.averaged, paths, few, dtype)) if few > 1 else math.nan,
         "contrast": float(dreamt.float().std((2, 3)).mean() / truth.float().std((2, 3)).mean()),
     }
     run.notes |= {name: round(value, 3) for name, value in figures.items()}

@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import TINY, WorldConfig
+from worldplay_env.model.config import TINY_V1, WorldConfig
 from worldplay_env.training import checkpoint
-from worldplay_env.training.autoencoder import measured_config
+from worldplay_env.training.autoencoder import DepthAutoencoder, measured_config
 from worldplay_env.training.checkpoint import Saved
 from worldplay_env.training.dreamer import Dreamer
 from worldplay_env.training.run import command
@@ -36,6 +35,8 @@ FIGURES = {
     "held-out psnr": "dB, the mean of all frames",
     "worst frame": "dB, the lowest of any frame",
     "psnr of short term": "dB, of chunks 0 to 3",
+    "psnr of true memory": "dB, of chunks 0 to 3, each with the true past as memory",
+    "depth error": "root mean square error of the logarithm of depth, as it can be read linearly",
     "psnr of last chunk": "dB, of the last chunk of a path",
     "psnr of autoencoder": "dB, of the same videos encoded and decoded: the most that can be had",
     "psnr of first frame": "dB, of showing the first frame all along",
@@ -75,17 +76,17 @@ def export(autoencoder: Path, dreamer: Path, out: Path) -> WorldConfig:
         ValueError: The autoencoder's latents have not been measured, or the files are too large; likewise.
     """
     pictures, dreams = checkpoint.averages(autoencoder), checkpoint.averages(dreamer)
-    config = replace(TINY, autoencoder=measured_config(pictures.notes))
+    config = replace(TINY_V1, autoencoder=measured_config(pictures.notes))
     with torch.device("meta"):
-        _check(Autoencoder(config.autoencoder), pictures)
+        _check(DepthAutoencoder(config.autoencoder), pictures)
         _check(Dreamer(config), dreams)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        _write(_part(dreams.averages, "transformer."), temporary / "transformer.safetensors", upstream=True)
-        _write(_part(dreams.averages, "text."), temporary / "text_encoder.safetensors")
-        _write(pictures.averages, temporary / "autoencoder.safetensors")
+        _write(checkpoint.part(dreams.averages, "transformer."), temporary / "transformer.safetensors", upstream=True)
+        _write(checkpoint.part(dreams.averages, "text."), temporary / "text_encoder.safetensors")
+        _write(checkpoint.part(pictures.averages, "autoencoder."), temporary / "autoencoder.safetensors")
         write_config(config, temporary)
         (temporary / "README.md").write_text(card(pictures, dreams), encoding="utf-8")
         local_files(temporary)
@@ -156,10 +157,6 @@ def _check(module: nn.Module, saved: Saved) -> None:
         checkpoint.fill(module, {name: value.to("meta") for name, value in saved.averages.items()})
     except CheckpointError as error:
         raise CheckpointError(f"{saved.path}: {error}") from error
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _write(tensors: Mapping[str, Tensor], file: Path, *, upstream: bool = False) -> None:

@@ -25,6 +25,7 @@ from worldplay_env.model.text import TextEncoder, text_model
 from worldplay_env.scenes.build import HELD_OUT_SEED
 from worldplay_env.training.autoencoder import as_video
 from worldplay_env.training.data import SceneClips
+from worldplay_env.training.depth import CELLS
 from worldplay_env.training.paths import Plan
 from worldplay_env.training.run import fast_convolutions
 from worldplay_env.weights.checkpoint import load_tokenizer
@@ -46,12 +47,16 @@ class Chunks(NamedTuple):
         clean: float32 [b, C, 4, h, w] latents of the chunk itself.
         viewmats: float32 [b, K + 4, 4, 4] view matrices, re-based on the chunk's first pose.
         labels: int64 [b, K + 4] action labels.
+        depth: float16 [b, K + 4, 2 h, 2 w] along the optical axis; inf for sky.
+        starts: bool [b, K], which memory frames are latent frame 0, the picture that a rollout begins with.
     """
 
     memory: Tensor
     clean: Tensor
     viewmats: Tensor
     labels: Tensor
+    depth: Tensor
+    starts: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class LatentPaths:
         memory: int64 [N, chunks, 16] the latent frames that a chunk sees: its first min(4 chunk, 16) entries.
         tokens: int64 [N, text_len] the captions' token ids, zeros behind them.
         mask: int64 [N, text_len], 1 for a token.
-        depth: float16 [N, T, 2 h, 2 w] along the optical axis, four values for each latent pixel; inf for sky.
+        depth: float16 [N, T, 2 h, 2 w] along the optical axis, `CELLS` values a side of a latent pixel; inf for sky.
         frames: uint8 [N, 4 T - 3, H, W, 3] the true video, if it was kept.
     """
 
@@ -94,7 +99,8 @@ class LatentPaths:
         Args:
             rows: int64 [b], paths.
             chunk: int64 [b], which chunk of each.
-            length: Latent frames that all of them remember, `memory_length` of each chunk.
+            length: Latent frames that all of them remember: `memory_length` of each chunk, or fewer, which leaves out
+                the newest.
             history: [b, T, C, h, w] latents to remember in place of the true ones.
         """
         coming = chunk[:, None] * CHUNK_LATENTS + torch.arange(CHUNK_LATENTS, device=chunk.device)  # [b, 4]
@@ -111,6 +117,8 @@ class LatentPaths:
             clean=self.latents[path, coming].float().transpose(1, 2),
             viewmats=(self.w2c[path, frames] @ reference[:, None]).float(),
             labels=self.labels[path, frames],
+            depth=self.depth[path, frames],
+            starts=past == 0,
         )
 
     def shown(self, rows: Tensor, chunk: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -138,7 +146,7 @@ class LatentPaths:
             DEFAULT_INTRINSICS,
         ).unflatten(0, pairs)
         first, any_of_them = points[:, :, 0], points.any(dim=2)  # [b, 4, 2 h, 2 w]
-        return F.avg_pool2d(first.float(), 2) >= 0.5, F.avg_pool2d(any_of_them.float(), 2) >= 0.5
+        return F.avg_pool2d(first.float(), CELLS) >= 0.5, F.avg_pool2d(any_of_them.float(), CELLS) >= 0.5
 
 
 def render_paths(
@@ -171,7 +179,7 @@ def render_paths(
         video = clips.render(each, planned.poses)
         parts.append(encode(autoencoder, video))
         rows, columns = parts[-1].shape[-2:]
-        depths.append(clips.depth(each, planned.poses, (2 * rows, 2 * columns)).half())
+        depths.append(clips.depth(each, planned.poses, (CELLS * rows, CELLS * columns)).half())
         ready.append(planned)
         if keep_frames:
             frames.append(video)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ class Optimiser:
     matrix from all that one output sees to the outputs. Muon counts a missing gradient as zero, AdamW leaves that
     parameter as it is. Neither touches one that needs no gradient. Parameters of one shape are stepped together: a
     network has few shapes, and so a step is few operations for a GPU.
+
+    `torch.optim.Muon` takes matrices alone, one at a time, at a learning rate that is a Python number: convolutions
+    would be left to AdamW, and a step could not be recorded (`training.recorded`).
 
     Args:
         module: Whose parameters are optimised.
@@ -65,6 +68,24 @@ class Optimiser:
             torch._foreach_add_(values, kernels)
             for parameter in parameters:
                 parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a step depends on besides parameters and gradients, by name; empty before the first step."""
+        found = {f"momentum.{index}": value for index, value in enumerate(self._momenta) if value is not None}
+        for index, values in self._others.state_dict()["state"].items():
+            found |= {f"adamw.{index}.{name}": value for name, value in values.items()}
+        return found
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned, for parameters of the same names and shapes."""
+        adamw: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, value in state.items():
+            kind, index, *key = name.split(".")
+            if kind == "momentum":
+                self._momenta[int(index)] = value.to(self._alike[int(index)][0].device, copy=True)
+            else:
+                adamw[int(index)][key[0]] = value
+        self._others.load_state_dict({**self._others.state_dict(), "state": dict(adamw)})
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -103,9 +103,18 @@ class FusedTransformer:
         return _heads(k.to(self.dtype), attention.heads), _heads(v.to(self.dtype), attention.heads)
 
     def prefill(
-        self, latents: Tensor, timesteps: Tensor, labels: Tensor, viewmats: Tensor, text: list[KeysValues]
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        labels: Tensor,
+        viewmats: Tensor,
+        text: list[KeysValues],
+        hidden: list[Tensor] | None = None,
     ) -> list[KeysValues]:
-        """Return every block's keys and values [b, K n, 2 heads, d] of memory latents [b, C, K, h, w]."""
+        """Return every block's keys and values [b, K n, 2 heads, d] of memory latents [b, C, K, h, w].
+
+        To `hidden` the tokens [b K, n, dim] behind each block but the last are added.
+        """
         batch, _, length = latents.shape[:3]
         frames = self._frames(range(length), latents, timesteps, labels, viewmats)
         x = self._tokens(latents)
@@ -116,6 +125,8 @@ class FusedTransformer:
             kept.append((k, v))
             if len(kept) < len(text):
                 x = self._rest(block, x, _attend(q, k, v), frames, prompt)
+                if hidden is not None:
+                    hidden.append(x)
         return kept
 
     def velocity(
@@ -126,6 +137,7 @@ class FusedTransformer:
         viewmats: Tensor,
         text: list[KeysValues],
         memory: list[KeysValues] | None,
+        hidden: list[Tensor] | None = None,
     ) -> Tensor:
         """Return the velocities, float32, of noisy chunks; several draws of one chunk may share its memory.
 
@@ -136,6 +148,7 @@ class FusedTransformer:
             viewmats: float32 [b, 4, 4, 4].
             text: What `text` returned for b prompts.
             memory: What `prefill` returned for b memories; None without memory.
+            hidden: Where the tokens [b D 4, n, dim] behind each block are added.
         """
         batch, length = len(labels), latents.shape[2]
         draws = len(latents) // batch
@@ -155,6 +168,8 @@ class FusedTransformer:
             if memory is not None:
                 k, v = (_behind(past, own, draws) for past, own in zip(memory[layer], (k, v), strict=True))
             x = self._rest(block, x, _attend(q, k, v), frames, prompt)
+            if hidden is not None:
+                hidden.append(x)
         embedding = self.transformer.embed_frames(timesteps, labels.repeat_interleave(draws, 0))  # [b D, 4, dim]
         shift, scale = (self.transformer.modulation_table + embedding.flatten(0, 1)[:, None])[:, :, None].unbind(1)
         x = _linear(self.transformer.output_projection, modulate(x, shift, scale, self.transformer.config.eps))

@@ -75,7 +75,11 @@ class Recorded:
         """Record the function, which computes nothing yet."""
         own: Inputs = tree_map(torch.clone, inputs)
         graph = torch.cuda.CUDAGraph()
+        # Of this thread alone: the one that watches over several devices' communication may query events meanwhile.
         # The outer context brings back the stream that is in use: where recording fails, the inner one does not.
-        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=self._pool):
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             outputs = self._function(*own)
         return _Recording(graph, own, outputs)

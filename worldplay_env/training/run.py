@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import shlex
 import time
@@ -15,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from worldplay_env.training import checkpoint
 from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.parallel import peers
 from worldplay_env.training.recorded import Function, Recorded
 
 if TYPE_CHECKING:
@@ -70,7 +71,6 @@ class Run(Generic[Module]):
 
     Attributes:
         step: Optimiser steps made, over all calls.
-        averaged: A copy of the module that holds the parameters' moving average.
         notes: What the stage wants to find beside its tensors.
     """
 
@@ -81,28 +81,47 @@ class Run(Generic[Module]):
         self.step = 0
         self.notes: dict[str, Any] = {}
         self._seconds_before = 0.0
-        self.averaged = copy.deepcopy(module).requires_grad_(False).eval()
+        self._peers = peers()
+        self._averages = AveragedModel(module, multi_avg_fn=self._average)
+        self._averages.requires_grad_(False).eval()
+        self._warm_from = 0
         if saved := checkpoint.latest(options.folder):
             self.step, self._seconds_before, self.notes = saved.step, saved.seconds, dict(saved.notes)
             checkpoint.fill(module, saved.model)
             checkpoint.fill(self.averaged, saved.averages)
+            self._averages.n_averaged.fill_(self.step)
+            if saved.optimiser:
+                optimiser.restore(saved.optimiser)
+            else:
+                self._warm_from = self.step
         self.notes |= {"seed": options.seed, "torch": str(torch.__version__)}
         self.note_then("hardware", hardware(self.device))
         self.notes["commands"] = [*self.notes.get("commands", []), command(options)]
         self._first_step = self.step
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._updates: dict[Losses, Recorded] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        recorded = self.device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if recorded else None
+        self._optimise = Recorded(self._step_along, torch.cuda.graph_pool_handle() if recorded else None)
         self._rate = torch.zeros((), device=self.device)
-        self._decay = torch.zeros((), device=self.device)
         self._watch = Stopwatch(self.device)
-        self._writer = _writer(options.folder / "log")
+        self._writer = _writer(options.folder / "log") if self.is_first else None
         self.start_clock()
 
     def note_then(self, name: str, text: str) -> None:
         """Note what holds from this call on, behind what held in the calls before, if it is something else."""
         told = [*str(self.notes.get(name, "")).split(", then "), text]
         self.notes[name] = ", then ".join(each for each, _ in groupby(filter(None, told)))
+
+    @property
+    def averaged(self) -> Module:
+        """A copy of the module that holds the parameters' moving average."""
+        return cast(Module, self._averages.module)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that reports and writes checkpoints."""
+        return self._peers.rank == 0
 
     @property
     def seconds(self) -> float:
@@ -119,23 +138,24 @@ class Run(Generic[Module]):
         self._next_report = 0.0 if report_at_once else self._seconds_before + self.options.report_every * 60
 
     def report_is_due(self) -> bool:
-        """Return whether it is time for a report; the next one is then so many minutes away."""
-        if self.seconds < self._next_report:
+        """Return whether it is time for this process to report; the next time is then so many minutes away."""
+        if not self.is_first or self.seconds < self._next_report:
             return False
         self._next_report = self.seconds + self.options.report_every * 60
         return True
 
     def steps(self) -> Iterator[int]:
         """Yield the number of each step to make while there is time; save every few minutes and at the end."""
-        options = self.options
-        while time.monotonic() - self._began < options.minutes * 60:
-            if options.max_steps is not None and self.step - self._first_step >= options.max_steps:
-                break
+        while self._peers.agree(self._goes_on()):
             self.lap("between")
             yield self.step
-            if time.monotonic() - self._saved > options.save_every * 60:
+            if time.monotonic() - self._saved > self.options.save_every * 60:
                 self.save()
         self.save()
+
+    def _goes_on(self) -> bool:
+        made, most = self.step - self._first_step, self.options.max_steps
+        return time.monotonic() - self._began < self.options.minutes * 60 and (most is None or made < most)
 
     def lap(self, part: str) -> None:
         """Count the time since the lap before for this part of a step."""
@@ -145,7 +165,7 @@ class Run(Generic[Module]):
         """Return the learning rate: a cosine over the planned time, down to 2 %, under a warm-up in steps."""
         progress = min(1.0, self.seconds / self._planned)
         cosine = 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress))
-        warm = min(1.0, (self.step - self._first_step + 1) / max(1, self.options.warmup))
+        warm = min(1.0, (self.step - self._warm_from + 1) / max(1, self.options.warmup))
         return self.options.learning_rate * cosine * warm
 
     def update(self, losses: Losses, *inputs: Any) -> dict[str, Tensor]:
@@ -160,33 +180,44 @@ class Run(Generic[Module]):
             What `losses` returned, without gradient; valid until the next update.
         """
         if losses not in self._updates:
-            self._updates[losses] = Recorded(partial(self._update, losses), self._pool)
-        self._rate.fill_(self.rate())
-        self._decay.fill_(min(self.options.ema, (self.step + 1) / (self.step + 10)))
+            self._updates[losses] = Recorded(partial(self._gradients, losses), self._pool)
         found = self._updates[losses](*inputs)
+        self._peers.average(found["gradients"])
+        self._rate.fill_(self._peers.agree(self.rate()))
+        stepped = self._optimise(found["gradients"])
+        self._averages.update_parameters(self.module)
         self.step += 1
         self.lap("update")
-        self._log({name: value for name, value in found.items() if not value.ndim})
+        self._log({name: value for name, value in (found | stepped).items() if not value.ndim})
         return found
 
-    def _update(self, losses: Losses, *inputs: Any) -> dict[str, Tensor]:
-        """Make the step: all of it is recorded, so what differs from step to step is in tensors."""
+    def _gradients(self, losses: Losses, *inputs: Any) -> dict[str, Tensor]:
+        """Return what `losses` returns, and all gradients in one row."""
         found = losses(*inputs)
-        parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(found["loss"], parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        parameters = self._trained()
+        gradients = torch.autograd.grad(found["loss"], parameters, allow_unused=True, materialize_grads=True)
+        row = torch.cat([gradient.flatten() for gradient in gradients])
+        return {name: value.detach() for name, value in found.items()} | {"gradients": row}
+
+    def _step_along(self, row: Tensor) -> dict[str, Tensor]:
+        """Make the optimiser's step along gradients in one row; return their norm."""
+        norm = row.norm()
         # A gradient that is not finite counts as none, without waiting for the device to say so.
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+        row = (row * (1 / norm.clamp(min=1.0))).nan_to_num(0.0, 0.0, 0.0)
+        parameters = self._trained()
+        parts = row.split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view(parameter.shape)
         self.optimiser.step(self._rate)
-        average = cast(list[Tensor], list(self.averaged.parameters()))
-        now = [parameter.detach() for parameter in self.module.parameters()]
-        torch._foreach_mul_(average, self._decay)
-        torch._foreach_add_(average, torch._foreach_mul(now, 1 - self._decay))
-        return {name: value.detach() for name, value in found.items()} | {"gradient": norm}
+        return {"gradient": norm}
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def _average(self, averages: Any, now: Any, _: Any) -> None:
+        """Move the averages towards the parameters; faster at first, while those are far from what they will be."""
+        decay = min(self.options.ema, (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(averages, now, 1 - decay)
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
@@ -205,30 +236,37 @@ class Run(Generic[Module]):
         self.report(means | parts | _memory(self.device))
 
     def report(self, values: Mapping[str, float]) -> None:
-        """Print figures and write them to TensorBoard."""
+        """Print figures and write them to TensorBoard, in the first process."""
+        if self._writer is None:
+            return
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         print(f"step {self.step:6d}  {self.seconds / 60:6.2f} min  lr {self.rate():.2e}  {text}", flush=True)
         for name, value in values.items():
             self._writer.add_scalar(name, value, self.step)
 
     def show(self, name: str, strip: Tensor) -> None:
-        """Write a picture, uint8 [H, W, 3], to TensorBoard and as a PNG beside the checkpoints."""
+        """Write a picture, uint8 [H, W, 3], to TensorBoard and as a PNG in the folder, in the first process."""
+        if self._writer is None:
+            return
         from PIL import Image
 
         picture = strip.cpu().numpy()
         self._writer.add_image(name, picture, self.step, dataformats="HWC")
         Image.fromarray(picture).save(self.options.folder / f"{name}.png")
 
-    def save(self) -> Path:
-        """Write a checkpoint now."""
+    def save(self) -> None:
+        """Write a checkpoint now, in the first process."""
         self._saved = time.monotonic()
-        return checkpoint.save(
+        if not self.is_first:
+            return
+        checkpoint.save(
             self.options.folder,
             self.step,
             self.seconds,
             dict(self.module.named_parameters()),
             dict(self.averaged.named_parameters()),
             self.notes,
+            self.optimiser.state(),
         )
 
 

@@ -1,8 +1,10 @@
 """Second stage: the transformer learns the flow from noise to chunks, given memory, cameras, actions and prompt.
 
 Flow matching (Lipman et al., 2023) over single chunks of true latents: x = (1 - s) clean + s noise, and the velocity
-noise - clean is learnt, mostly at the four noise levels of the sampler. Memory is what `memory.select` chooses,
-lightly noised, so that the small errors of a rollout's own history do not grow.
+noise - clean is learnt, mostly at the four noise levels of the sampler. Memory is what `memory.select` chooses, each
+frame noised for itself but the first picture, and sometimes without its newest frames: so nothing is copied from
+them without a look at the older ones, and the small errors of a rollout's own history do not grow. Depth is to be
+readable from the tokens behind the first blocks.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from torch import Tensor
 
 from worldplay_env.model import sampler
 from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import TINY
+from worldplay_env.model.config import TINY_V1
+from worldplay_env.training import depth
 from worldplay_env.training.data import training_seeds
 from worldplay_env.training.dreamer import (
+    DEPTH_BLOCK,
     Dreamer,
     fresh,
     is_inside,
@@ -31,10 +35,11 @@ from worldplay_env.training.dreamer import (
 )
 from worldplay_env.training.latents import HELD_OUT_PATHS, Chunks, LatentPaths, render_paths
 from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.parallel import peers
 from worldplay_env.training.paths import plans
 from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.training.run import Run, RunOptions, compute_dtype
-from worldplay_env.world import CHUNK_LATENTS, pick_device
+from worldplay_env.world import CHUNK_LATENTS
 
 MEMORY_LENGTHS = (0, 4, 8, 12, 16)
 MEMORY_SHARES = (0.13, 0.12, 0.11, 0.11, 0.53)
@@ -42,6 +47,8 @@ MEMORY_SHARES = (0.13, 0.12, 0.11, 0.11, 0.53)
 ELSEWHERE = 0.1
 """Share of noise draws that are at any noise level, not at one of the sampler's."""
 PROMPTS_DROPPED = 0.15
+NEWEST_DROPPED = 0.3
+"""Share of the chunks with a memory of 4 to 12 frames that have a longer one, without its newest frames."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,10 @@ class DreamerOptions(RunOptions):
     """Processes that plan paths; 0 plans in this one."""
     held_out: int = 32
     """Paths through held-out scenes that are reported on."""
-    memory_noise: float = 0.15
-    """Most noise in memory latents: levels are drawn from 0 to this."""
+    memory_noise: float = 0.5
+    """Most noise in a memory frame: its level is this times two draws from 0 to 1, the chunk's and its own."""
+    depth: float = 0.1
+    """Weight of the error of the depth that is read from the tokens."""
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.frames % 48:
@@ -86,13 +95,13 @@ class TransformerOptions(DreamerOptions):
 
 def train(options: TransformerOptions) -> Run[Dreamer]:
     """Train the networks of the tiny world by flow matching, or go on doing so."""
-    device = pick_device(options.device)
-    dreamer = fresh(TINY, options.seed, device)
+    device = peers().device(options.device)
+    dreamer = fresh(TINY_V1, options.seed, device)
     run = Run(options, dreamer, Optimiser(dreamer, is_inside))
     material = prepare(options, run, data_seed=run.step, compiled=(options.frames,))
-    rng = np.random.default_rng((options.seed, run.step))
+    rng = np.random.default_rng((options.seed, run.step, peers().rank))
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
-    losses = partial(flow_losses, dreamer, material.fused)
+    losses = partial(flow_losses, dreamer, material.fused, options.depth)
     run.start_clock()
     for _ in run.steps():
         batch = draw(material.paths, options, rng, generator)
@@ -100,7 +109,8 @@ def train(options: TransformerOptions) -> Run[Dreamer]:
         run.update(losses, batch)
         if run.report_is_due():
             report(run, material.autoencoder, material.held_out, min(4, options.chunks))
-    report(run, material.autoencoder, material.held_out, options.chunks)
+    if run.is_first:
+        report(run, material.autoencoder, material.held_out, options.chunks)
     run.save()
     return run
 
@@ -130,19 +140,20 @@ def prepare(options: DreamerOptions, run: Run[Dreamer], data_seed: int, compiled
         data_seed: Another one gives other paths, through the same or other scenes.
         compiled: See `FusedTransformer`; used if the options say to compile.
     """
-    dtype, size = compute_dtype(run.device), TINY.image_size
-    autoencoder = trained_autoencoder(options.autoencoder, TINY, run.device, dtype)
+    dtype, size = compute_dtype(run.device), TINY_V1.image_size
+    autoencoder = trained_autoencoder(options.autoencoder, run.device, dtype)
     fuse = options.compile and run.device.type == "cuda"
-    render = partial(render_paths, autoencoder=autoencoder, text=TINY.text, size=size, compile=fuse)
-    seeds = training_seeds(options.paths, 1 + (options.seed + data_seed) % 16)
+    render = partial(render_paths, autoencoder=autoencoder, text=TINY_V1.text, size=size, compile=fuse)
+    data_seed = options.seed + data_seed * peers().count + peers().rank
+    seeds = training_seeds(options.paths, 1 + data_seed % 16)
     held_out_seeds = range(HELD_OUT_PATHS, HELD_OUT_PATHS + options.held_out)
-    with plans(seeds, options.chunks, size, options.seed + data_seed, options.workers) as planned:
+    with plans(seeds, options.chunks, size, data_seed, options.workers) as planned:
         fused = FusedTransformer(run.module.transformer, dtype, compiled if options.compile else ())
-        fused.warm_up(TINY.tokens_per_frame)
+        fused.warm_up(TINY_V1.tokens_per_frame)
         with plans(held_out_seeds, options.chunks, size) as held_out_plans:
             held_out = render(held_out_plans, keep_frames=True)
         paths = render(planned, seconds=options.data_seconds)
-    run.note_then("data", f"{len(paths)} paths of {paths.chunks} chunks, one a scene")
+    run.note_then("data", f"{len(paths) * peers().count} paths of {paths.chunks} chunks, one a scene")
     return Material(fused, autoencoder, paths, held_out)
 
 
@@ -180,8 +191,13 @@ def draw(
     first = length // CHUNK_LATENTS
     last = paths.chunks if length == MEMORY_LENGTHS[-1] else first + 1
     chunk = torch.randint(first, last, (batch,), generator=generator, device=device)
+    if length and last < paths.chunks:
+        later = torch.randint(last, paths.chunks, (batch,), generator=generator, device=device)
+        later = later.clamp(max=last) if length < MEMORY_LENGTHS[-2] else later
+        shortened = torch.rand(batch, generator=generator, device=device) < NEWEST_DROPPED
+        chunk = torch.where(shortened, later, chunk)
     chunks = paths.take(rows, chunk, length)
-    chunks = chunks._replace(memory=noised(chunks.memory, options.memory_noise, generator))
+    chunks = chunks._replace(memory=noised(chunks, options.memory_noise, generator))
     dropped = torch.rand(batch, generator=generator, device=device) < PROMPTS_DROPPED
     known = torch.zeros(batch, CHUNK_LATENTS, dtype=torch.bool, device=device)
     if not length:  # chunk 0: the start's picture is known, but for some that begin from text alone
@@ -192,12 +208,16 @@ def draw(
     return FlowBatch(chunks, *prompts, known, timesteps, noise)
 
 
-def flow_losses(dreamer: Dreamer, fused: FusedTransformer, batch: FlowBatch) -> dict[str, Tensor]:
-    """Return the flow-matching loss of a batch."""
+def flow_losses(
+    dreamer: Dreamer, fused: FusedTransformer, depth_weight: float, batch: FlowBatch
+) -> dict[str, Tensor]:
+    """Return the flow-matching loss of a batch, and that of the depth of its memory and chunks."""
     chunks, timesteps = batch.chunks, batch.timesteps
     length, draws = chunks.memory.shape[2], len(timesteps) // len(chunks.clean)
     text = fused.text(dreamer.embed(batch.tokens, batch.mask))
-    memory = remember(fused, chunks, text)
+    remembered: list[Tensor] = []
+    coming: list[Tensor] = []
+    memory = remember(fused, chunks, text, remembered)
     known = batch.known.repeat_interleave(draws, 0)
     mask = known[:, None, :, None, None]
     clean = chunks.clean.repeat_interleave(draws, 0)
@@ -210,12 +230,20 @@ def flow_losses(dreamer: Dreamer, fused: FusedTransformer, batch: FlowBatch) -> 
         chunks.viewmats[:, length:],
         text,
         memory,
+        coming,
     )
     error = (flow - (batch.noise - clean)).square().masked_fill(mask, 0.0)
     each = error.mean((1, 2, 3, 4))
     noisiest = timesteps == sampler.TIMESTEPS[0]
     at_first = (each.detach() * noisiest).sum() / noisiest.sum().clamp(min=1)
-    return {"loss": each.mean(), "from pure noise": at_first}
+    past, future = chunks.depth.split((length, CHUNK_LATENTS), dim=1)
+    parts = [(coming, future.repeat_interleave(draws, 0))] + ([(remembered, past)] if length else [])
+    depths = [
+        depth.loss(dreamer.depth(tokens[DEPTH_BLOCK].float()), dreamer.true_depth(true.flatten(0, 1)))
+        for tokens, true in parts
+    ]
+    loss = each.mean() + depth_weight * sum(depths) / len(depths)
+    return {"loss": loss, "flow": each.mean(), "from pure noise": at_first, "depth": depths[0]}
 
 
 def draw_timesteps(batch: int, draws: int, generator: torch.Generator) -> Tensor:
@@ -234,8 +262,16 @@ def _levels(device: torch.device) -> Tensor:
     return torch.tensor(sampler.TIMESTEPS, device=device)
 
 
-def noised(latents: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    """Mix noise into memory latents [b, C, K, h, w]: each chunk's at one level from 0 to `most`."""
-    level = most * torch.rand(len(latents), 1, 1, 1, 1, generator=generator, device=latents.device)
-    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-    return (1 - level) * latents + level * noise
+def noised(chunks: Chunks, most: float, generator: torch.Generator) -> Tensor:
+    """Mix noise into memory latents [b, C, K, h, w], into each frame at a level of its own, up to `most`.
+
+    The picture that a rollout begins with stays as it is: it is never the model's own.
+    """
+    memory = chunks.memory
+    batch, _, length = memory.shape[:3]
+    shape = (batch, 1, length, 1, 1)
+    chunk = torch.rand(batch, 1, 1, 1, 1, generator=generator, device=memory.device)
+    own = torch.rand(shape, generator=generator, device=memory.device)
+    level = torch.where(chunks.starts.view(shape), 0.0, most * chunk * own)
+    noise = torch.randn(memory.shape, generator=generator, device=memory.device)
+    return (1 - level) * memory + level * noise

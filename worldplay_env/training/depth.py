@@ -1,0 +1,49 @@
+"""Depth, which the networks are asked for while they are trained: a picture can only be moved by who knows it.
+
+Linear heads read it from latents and from hidden tokens, as the logarithm of inverse depth in a grid of 2 x 2 cells a
+latent pixel. They are no part of the world: the export leaves them out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+CELLS = 2
+"""Depth values along a side of a latent pixel."""
+FARTHEST = 32.0
+"""Depth, in units, from which on all counts as equally far; the sky too."""
+NEAREST = 0.1
+_BEND = 0.2
+"""Error of the logarithm up to which the loss is quadratic."""
+
+
+def target(depth: Tensor, rows: int = 1, columns: int = 1) -> Tensor:
+    """Return the logarithms of inverse depth that blocks of latent pixels cover.
+
+    Args:
+        depth: [..., CELLS h, CELLS w] along the optical axis, in units; inf for sky.
+        rows: Latent pixels in a block, down.
+        columns: And across.
+
+    Returns:
+        float32 [..., h / rows, w / columns, cells of a block].
+    """
+    logarithm = -depth.float().clamp(NEAREST, FARTHEST).log()
+    return rearrange(logarithm, "... (y py) (x px) -> ... y x (py px)", py=CELLS * rows, px=CELLS * columns)
+
+
+def loss(read: Tensor, truth: Tensor) -> Tensor:
+    """Return the smooth absolute error of logarithms of inverse depth, a mean over all cells."""
+    return F.smooth_l1_loss(read.float(), truth, beta=_BEND)
+
+
+def error(read: Tensor, truth: Tensor) -> Tensor:
+    """Return the root mean square error of logarithms of inverse depth where the truth is a surface, not sky."""
+    surface = truth > 1e-3 - math.log(FARTHEST)
+    squares = torch.where(surface, (read.float() - truth).square(), 0.0)
+    return (squares.sum() / surface.sum().clamp(min=1)).sqrt()
