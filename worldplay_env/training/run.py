@@ -207,7 +207,8 @@ class Run(Generic[Module]):
         parameters = self._trained()
         parts = row.split([parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view(parameter.shape)
+            # In the parameter's own layout in memory, which AdamW's fused step asks for.
+            parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
         self.optimiser.step(self._rate)
         return {"gradient": norm}
 
