@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import threading
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from worldplay_env.control.camera import (
     integrate,
     normalised_intrinsics_error,
 )
+from worldplay_env.sharing import Shared
 
 if TYPE_CHECKING:
     import torch
@@ -267,8 +266,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 _process = os.getpid()
 """The process that torch's threads belong to: another number means that this one was forked from it."""
-_loaded: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
-_loading = threading.Lock()
+_loaded = Shared()
 
 
 def describe(name: str | Path) -> WorldSpec:
@@ -439,6 +437,7 @@ def load(
 
     Raises:
         ValueError: An unknown name or option; the message lists the known ones.
+        RuntimeError: The world is being loaded in another thread, which waits for this one.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
@@ -456,23 +455,23 @@ def load(
     where = str(name) if name in WORLDS else str(Path(name).resolve())
     content = module.content(where, weights) if module.HAS_MODEL else None
     key = (where, content, place.type, place.index or 0, *sorted((model | own).items()))
-    with _loading:
-        world = _loaded.get(key)
-        if world is None:
-            # Programs name worlds by one set of options; what is about a model's parameters is for models alone.
-            settings = {**model, "accept_license": accept_license} if module.HAS_MODEL else {}
-            world = module.load(where, device=place, **settings, **own)
-            world.loaded_by = {
-                "name": where,
-                "device": device,
-                "dtype": dtype,
-                "weights": weights,
-                "revision": revision,
-                "accept_license": accept_license,
-                **options,
-            }
-            _loaded[key] = world
+
+    def make() -> World:
+        # Programs name worlds by one set of options; what is about a model's parameters is for models alone.
+        settings = {**model, "accept_license": accept_license} if module.HAS_MODEL else {}
+        world = module.load(where, device=place, **settings, **own)
+        world.loaded_by = {
+            "name": where,
+            "device": device,
+            "dtype": dtype,
+            "weights": weights,
+            "revision": revision,
+            "accept_license": accept_license,
+            **options,
+        }
         return world
+
+    return _loaded.get(key, make)
 
 
 def _reload(arguments: dict[str, Any]) -> World:
