@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from worldplay_env.image import ImageError, ImageSource, read_image
-from worldplay_env.world import Start
+from worldplay_env.scenes import SCENE_PROMPT
+from worldplay_env.world import Start, World, WorldSpec
 
 Starts = ImageSource | Sequence[tuple[ImageSource | None, str]]
 """What `find_starts` takes: a picture, the path of a folder, or (picture, prompt) pairs."""
@@ -55,21 +56,76 @@ def read_start(image: ImageSource | None, prompt: str) -> Start:
     return Start(image=None if image is None else read_image(image), prompt=prompt)
 
 
-def choose_start(image: str | None, prompt: str | None) -> Start:
+def choose_start(image: str | None, prompt: str | None, world: WorldSpec | World | None = None) -> Start:
     """Return the start that the options `--image` and `--prompt` of a command ask for.
 
     Args:
         image: The path of a picture, "none" to start from the prompt alone, or None for the first bundled picture.
         prompt: None for the bundled picture's own; without that, an empty one.
+        world: What it is for, or what `describe` says of that; by default any world.
 
     Raises:
         ImageError: The picture cannot be read.
+        ValueError: A picture for a world that has its own (see `check_usable`).
     """
     if image is None:
         picture, own_prompt = find_starts()[0]
     else:
         picture, own_prompt = None if image == NO_PICTURE else image, ""
+        if world is not None:
+            check_usable(world, picture, own_prompt if prompt is None else prompt)
     return read_start(picture, own_prompt if prompt is None else prompt)
+
+
+def check_usable(world: WorldSpec | World, image: ImageSource | None, prompt: str) -> None:
+    """Check that a world begins from the picture that somebody chose for it.
+
+    A world with `uses_picture` False can be given the bundled pictures with their own prompts, by which it finds the
+    places that they show.
+
+    Args:
+        world: The world, or what `describe` says of it.
+        image: Any picture, or None for a start from the prompt alone.
+        prompt: That goes with it.
+
+    Raises:
+        ValueError: It would begin somewhere else.
+    """
+    if image is None or getattr(world, "uses_picture", True) or _is_bundled(image, prompt):
+        return
+    shown = repr(str(image)) if isinstance(image, str | Path) else "this picture"
+    raise ValueError(
+        f"this world cannot begin from {shown}: it shows places of its own, which the prompt chooses, such as "
+        '"scene 900012"; leave the picture out, or take a world model such as "tiny"'
+    )
+
+
+def unused_prompt(name: str, world: WorldSpec | World, prompt: str | None) -> str:
+    """Return what to tell a person of a prompt that changes nothing in a world; "" if it does, or is None or empty.
+
+    Args:
+        name: Of the world.
+        world: The world, or what `describe` says of it.
+        prompt: That somebody chose.
+    """
+    if not prompt or getattr(world, "uses_prompt", True):
+        return ""
+    if not world.uses_picture:
+        if SCENE_PROMPT.fullmatch(prompt) or any(prompt == own for _, own in find_starts()):
+            return ""
+        return f'{name} takes no prompt but the name of a place ("scene 900012"): {prompt!r} changes nothing in it'
+    return f"{name} takes no prompt: {prompt!r} changes nothing in it"
+
+
+def _is_bundled(image: ImageSource, prompt: str) -> bool:
+    """Return whether a picture and its prompt are those of a bundled start."""
+    if not isinstance(image, str | Path):
+        return False
+    path = Path(image).resolve()
+    return any(
+        isinstance(own, str | Path) and Path(own).resolve() == path and own_prompt == prompt
+        for own, own_prompt in find_starts()
+    )
 
 
 def _of_pair(pair: object) -> StartSource:

@@ -54,7 +54,7 @@ def _latent_shape(image_size: tuple[int, int]) -> tuple[int, int, int, int]:
     return 4, CHUNK_LATENTS, max(1, height // 16), max(1, width // 16)
 
 
-SPEC = WorldSpec(image_size=(96, 160), latent_shape=_latent_shape((96, 160)), fps=FPS)
+SPEC = WorldSpec(image_size=(96, 160), latent_shape=_latent_shape((96, 160)), fps=FPS, uses_prompt=False)
 """The sizes by default."""
 
 
@@ -127,6 +127,7 @@ class Testcard(World):
     """A world that shows a test picture from every pose; see the module."""
 
     __test__ = False
+    uses_prompt = SPEC.uses_prompt
 
     def __init__(
         self,

@@ -197,6 +197,10 @@ class World(Protocol):
     latent_shape: tuple[int, int, int, int] | None
     """Channels, latent frames, rows, columns of a chunk's latents; None for a world that has none."""
     device: torch.device
+    uses_picture: bool = True
+    """Whether rollouts begin from the start's picture; False for a world that has its own."""
+    uses_prompt: bool = True
+    """Whether what is shown follows the prompt as it is changed."""
     loaded_by: dict[str, Any] | None = None
     """The arguments of the `load` that returned this world, by which it is pickled; None if it was made otherwise."""
 
@@ -251,6 +255,8 @@ class WorldSpec:
     image_size: tuple[int, int]
     latent_shape: tuple[int, int, int, int] | None
     fps: int
+    uses_picture: bool = True
+    uses_prompt: bool = True
 
 
 WORLDS = {

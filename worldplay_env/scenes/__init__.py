@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from worldplay_env.world import WorldSpec
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
     from worldplay_env.scenes.world import SceneWorld
 
-SPEC = WorldSpec(image_size=(96, 160), latent_shape=None, fps=16)
+SPEC = WorldSpec(image_size=(96, 160), latent_shape=None, fps=16, uses_picture=False, uses_prompt=False)
 """The sizes by default: those of the embedded world model, which is judged by scenes."""
 
-
+SCENE_PROMPT = re.compile(r"\s*scene\s+(\d{1,18})\s*")
+"""A prompt that says by its seed which scene a rollout is in."""
 DEFAULT_DEVICE = None
 OPTIONS = ("image_size", "samples")
 HAS_MODEL = False

@@ -6,7 +6,6 @@ begin from any picture, since the picture is what its scene looks like.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ import torch
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, rebase, view_matrices
 from worldplay_env.record import read_rollout, write_rollout
-from worldplay_env.scenes import SPEC
+from worldplay_env.scenes import SCENE_PROMPT, SPEC
 from worldplay_env.scenes.build import HELD_OUT_SEED, Scene, build, stack
 from worldplay_env.scenes.render import Renderer
 from worldplay_env.scenes.starts import BUNDLED_SCENES
@@ -123,8 +122,8 @@ class SceneWorld(World):
       of the dream begin in the same place.
     - Anything else: scene `900000 + seed % 100000`.
 
-    A picture given is passed over: the rollout begins where its scene does, and `rollout.picture` is what that looks
-    like. So programs that give pictures run here as they do with the dream.
+    It begins where its scene does, and `rollout.picture` is what that looks like: a start's picture is passed over
+    (`uses_picture` is False; environments and commands refuse any but the bundled pictures, whose scenes there are).
 
     Motions are those from pose to pose of a `Control`, the first from where the rollout is. Where something is in the
     way, a motion turns the camera and does not move it: `rollout.blocked` tells, `rollout.poses` are the true poses,
@@ -135,6 +134,9 @@ class SceneWorld(World):
         samples: Rays along a pixel's side.
         device: Where frames are rendered; by default "cuda" where there is one, else "cpu".
     """
+
+    uses_picture = SPEC.uses_picture
+    uses_prompt = SPEC.uses_prompt
 
     def __init__(
         self,
@@ -238,7 +240,7 @@ class SceneWorld(World):
 
     def _scene_of(self, prompt: str, seed: int) -> int:
         """Return the seed of the scene that a rollout is in."""
-        if named := re.fullmatch(r"\s*scene\s+(\d{1,18})\s*", prompt):
+        if named := SCENE_PROMPT.fullmatch(prompt):
             return int(named[1])
         return self._captions.get(prompt, HELD_OUT_SEED + seed % SEEDED_SCENES)
 
