@@ -264,9 +264,10 @@ def _match(
         extra = [f"{name} {list(entries[name].shape)} in {entries[name].place}" for name in sorted(unexpected)]
         kinds = (("missing", missing), ("of another shape", misshapen), ("unexpected", extra))
         places = sorted({entry.place for entry in entries.values()})
+        layouts = ", ".join(sorted({entry.layout for entry in entries.values()})) or "nothing"
         raise CheckpointError(
             f"{', '.join(places) or 'the source'}: not the tensors of this {type(module).__name__} "
-            f"(wrong file, or sizes that differ from its configuration)"
+            f"(wrong file, or sizes that differ from its configuration; taken for: {layouts})"
             + "".join(f"; {len(found)} {kind}: {_listed(found)}" for kind, found in kinds if found)
         )
     return matched
