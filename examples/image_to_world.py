@@ -36,8 +36,8 @@ def main() -> None:
     """Make the film."""
     args = tyro.cli(Args, description=Args.__doc__)
     trajectory = worldplay_env.load_trajectory(args.pose)
-    start = worldplay_env.choose_start(args.image, args.prompt)
     world = worldplay_env.load(args.world, accept_license=args.accept_license)
+    start = worldplay_env.choose_start(args.image, args.prompt, world)
     with worldplay_env.FilmWriter(args.out, world.fps) as film:
         for chunk in worldplay_env.roll_out(world, start, trajectory, seed=0):
             assert chunk.frames is not None

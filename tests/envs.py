@@ -11,10 +11,17 @@ from worldplay_env import WorldPlayEnv
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
 PAIRS = [(picture, f"picture {index}") for index, picture in enumerate(PICTURES)]
+PLACES = [(None, f"scene {900_011 + index}") for index in range(3)]
+"""Starts of the rendered scenes, which begin from no picture."""
+
+
+def starts_of(id: str) -> list[tuple[Any, str]]:
+    """Return starts that the world of a registered env can use."""
+    return PLACES if gymnasium.spec(id).kwargs["world"] == "scene" else PAIRS
 
 
 def make(id: str = "WorldPlay/Testcard-v0", **arguments: Any) -> gymnasium.Env:
-    return gymnasium.make(id, **{"starts": PAIRS, **arguments})
+    return gymnasium.make(id, **{"starts": starts_of(id), **arguments})
 
 
 def bare(**arguments: Any) -> WorldPlayEnv:

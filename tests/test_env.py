@@ -327,7 +327,7 @@ def test_weights_load_at_the_first_reset_and_never_before(monkeypatch: pytest.Mo
         raise AssertionError("loaded")
 
     monkeypatch.setattr(worldplay_env.world, "load", load)
-    envs = [gymnasium.make(id, starts=PAIRS, observation="chunk", task=None) for id in REGISTERED]
+    envs = [make(id, observation="chunk", task=None) for id in REGISTERED]
     assert [env.observation_space.shape for env in envs] == [
         (16, *worldplay_env.world.describe(env.spec.kwargs["world"]).image_size, 3) for env in envs if env.spec
     ]

@@ -19,7 +19,7 @@ from worldplay_env.episodes import Episode, Stage, split, stack
 from worldplay_env.image import ImageSource
 from worldplay_env.observation import View
 from worldplay_env.reach import Reach
-from worldplay_env.resets import NOT_GIVEN, START_OPTIONS, check_options, draw_start
+from worldplay_env.resets import NOT_GIVEN, START_OPTIONS, check_options, draw_start, warn_of_prompt
 from worldplay_env.rewards import Goal, Reward
 from worldplay_env.starts import Starts, StartSource, find_starts
 from worldplay_env.window import Window
@@ -102,7 +102,8 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         A bare `reset` draws one of `starts` and the rollout's seed with `np_random`. `reset(options={"image": ...,
         "prompt": ...})`, or `env.unwrapped.reset(image, prompt)`, gives one for that episode: with an image alone the
         prompt is empty, an image of None starts from the prompt alone, and a prompt alone replaces that of the start
-        that is drawn.
+        that is drawn. A picture for a world that has its own (`World.uses_picture`) is an error, and of a prompt that
+        changes nothing a warning is given.
 
     Rendering:
         `"rgb_array"`: the newest frame; `"rgb_array_list"`: all frames since the last `render` or `reset`; `"human"`:
@@ -170,7 +171,8 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
             reward=reward,
             pictures=None if render_mode is None else "newest" if render_mode == "rgb_array" else "all",
         )
-        self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts)
+        self._promised = spec
+        self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts, spec)
         self.observation_space = self._stage.space
         self.action_space = action_space(actions)
         self._window = Window(f"WorldPlay: {getattr(world, 'name', world)}", spec.fps)
@@ -231,7 +233,7 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         generator = copy.deepcopy((self._np_random, self._np_random_seed))
         try:
             super().reset(seed=seed)
-            drawn = draw_start(image, prompt, self._starts, self.np_random)
+            drawn = draw_start(image, prompt, self._starts, self.np_random, self._promised)
             [(episode, info)] = self._stage.begin([drawn], [self.np_random])
         except BaseException:
             self._np_random, self._np_random_seed = generator
@@ -310,7 +312,9 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
             ResetNeeded: No episode is running.
             TypeError: The prompt is no string.
         """
-        self.rollout.set_prompt(check_prompt(prompt))
+        rollout = self.rollout
+        warn_of_prompt(self._promised, check_prompt(prompt))
+        rollout.set_prompt(prompt)
 
     def close(self) -> None:
         """Let go of the episode, the window and the world, which other envs may go on using; twice is no error."""

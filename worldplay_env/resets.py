@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
 
-from worldplay_env.starts import StartSource, read_start
-from worldplay_env.world import Start, check_prompt
+from worldplay_env.starts import StartSource, check_usable, read_start, unused_prompt
+from worldplay_env.world import Start, World, WorldSpec, check_prompt
 
 START_OPTIONS = ("image", "prompt")
 """What `reset` may be told of a start."""
@@ -71,13 +72,19 @@ class ResetRequest:
         """Return the request of an automatic reset, whose rows draw their starts."""
         return cls(mask, [NOT_GIVEN] * len(mask), [NOT_GIVEN] * len(mask))
 
-    def draw(self, row: int, sources: Sequence[StartSource], generator: np.random.Generator) -> tuple[int, Start]:
+    def draw(
+        self, row: int, sources: Sequence[StartSource], generator: np.random.Generator, world: WorldSpec | World
+    ) -> tuple[int, Start]:
         """Return a row's rollout seed and start; see `draw_start`."""
-        return draw_start(self.images[row], self.prompts[row], sources, generator)
+        return draw_start(self.images[row], self.prompts[row], sources, generator, world)
 
 
 def draw_start(
-    image: Any, prompt: Any, sources: Sequence[StartSource], generator: np.random.Generator
+    image: Any,
+    prompt: Any,
+    sources: Sequence[StartSource],
+    generator: np.random.Generator,
+    world: WorldSpec | World,
 ) -> tuple[int, Start]:
     """Return a rollout's seed and its start, which is drawn from `sources` unless a picture was given.
 
@@ -86,12 +93,26 @@ def draw_start(
         prompt: What the world looks like; `NOT_GIVEN` for that of the start that is drawn.
         sources: What to draw from.
         generator: Draws.
+        world: The world that begins, or what is known of it; a warning tells of a prompt that changes nothing in it.
+
+    Raises:
+        ValueError: A picture that cannot be read (`ImageError`), or for a world that has its own.
     """
+    if prompt is not NOT_GIVEN:
+        warn_of_prompt(world, prompt)
     seed = int(generator.integers(2**63))  # first, so that it does not depend on how the start was given
     if image is not NOT_GIVEN:
-        return seed, read_start(image, "" if prompt is NOT_GIVEN else prompt)
+        prompt = "" if prompt is NOT_GIVEN else prompt
+        check_usable(world, image, prompt)
+        return seed, read_start(image, prompt)
     image, own_prompt = sources[int(generator.integers(len(sources)))]
     return seed, read_start(image, own_prompt if prompt is NOT_GIVEN else prompt)
+
+
+def warn_of_prompt(world: WorldSpec | World, prompt: str) -> None:
+    """Warn that a prompt changes nothing in a world, where that is so."""
+    if said := unused_prompt(getattr(world, "name", "this world"), world, prompt):
+        gymnasium.logger.warn(said)
 
 
 def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> Mapping[str, Any]:

@@ -25,21 +25,31 @@ NO_PICTURE = "none"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
-def find_starts(starts: Starts | None = None) -> Sequence[StartSource]:
+def find_starts(starts: Starts | None = None, world: WorldSpec | World | None = None) -> Sequence[StartSource]:
     """Return the starts to draw from; pictures are looked for, but not read yet.
 
     Args:
         starts: A picture (see `read_image`); the path of a folder, whose pictures are taken by name, or by its
             `starts.json` if it has one, which gives them prompts; or (picture, prompt) pairs, picture None for text
             only. By default the bundled pictures.
+        world: What they are for, or what `describe` says of that; by default any world.
 
     Raises:
         ImageError: A path where there is nothing, a folder without pictures.
-        ValueError: No starts, or a list of something else than pairs.
+        ValueError: No starts, a list of something else than pairs, or a picture for a world that has its own (see
+            `check_usable`).
         TypeError: Anything else.
     """
     if starts is None:
         return _of_folder(BUNDLED)
+    found = _find(starts)
+    if world is not None:
+        for image, prompt in found:
+            check_usable(world, image, prompt)
+    return found
+
+
+def _find(starts: Starts) -> Sequence[StartSource]:
     if isinstance(starts, str | Path):
         return _of_folder(Path(starts)) if Path(starts).is_dir() else [(_existing(starts), "")]
     if isinstance(starts, np.ndarray | Image.Image):

@@ -134,7 +134,8 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
             output=output,
             max_batch=None if max_batch is None else _count("max_batch", max_batch),
         )
-        self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts)
+        self._promised = spec
+        self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts, spec)
         self.metadata = {**type(self).metadata, "render_fps": spec.fps, "autoreset_mode": self._mode}
         self.autoreset_mode = self._mode  # where TorchRL looks for it
         self.single_observation_space = self._stage.space
@@ -321,7 +322,8 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
             random[row] = Randomness.of(seed) if old is None or seed is not None else old.copy()
         generators = [one.generator for one in random.values()]
         drawn = [
-            request.draw(row, self._starts, generator) for row, generator in zip(random, generators, strict=True)
+            request.draw(row, self._starts, generator, self._promised)
+            for row, generator in zip(random, generators, strict=True)
         ]
         return dict(zip(random, self._stage.begin(drawn, generators), strict=True)), random
 
