@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pygame
 import pytest
 from films import read_film
 from PIL import Image
 
 from worldplay_env.play.__main__ import Args, lane_names, main, make_plan
+from worldplay_env.play.screen import Screen, View
 from worldplay_env.play.session import Session
+from worldplay_env.starts import find_starts
 from worldplay_env.world import WorldError
 
 FAST = ("--world", "testcard", "--fps", "250", "--size", "320x200")
@@ -82,6 +85,44 @@ def test_two_worlds_are_filmed_side_by_side() -> None:
     assert (left != right).any()
 
 
+def test_a_recorded_session_goes_on_under_the_keyboard_where_it_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, shown = Screen.draw, []
+
+    def leave_after(count: int) -> None:
+        def draw_or_leave(screen: Screen, view: View) -> None:
+            draw(screen, view)
+            shown.append(view)
+            if "age" in "".join(view.figures) and len(shown) >= count:
+                pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_ESCAPE))
+
+        monkeypatch.setattr(Screen, "draw", draw_or_leave)
+
+    leave_after(40)
+    assert main([*FAST, "--record", "session.jsonl"]) == 0
+    lines = Path("session.jsonl").read_text().splitlines()
+    assert len(lines) > 1
+    assert not [line for line in lines if "escape" in line]
+    shown.clear()
+    leave_after(300)
+    assert main(["--fps", "250", "--size", "320x200", "--script", "session.jsonl"]) == 0
+    assert len(shown) >= 300
+    assert "the script is over: the keys are yours" in {view.notice for view in shown}
+
+
+def test_a_scene_beside_another_world_is_the_place_of_its_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan(Args(world="testcard", compare="scene", prompt="fog"))
+    assert [start.prompt for start in plan.starts] == ["fog", find_starts()[0][1]]
+    assert plan.notes == (
+        "testcard takes no prompt: 'fog' changes nothing in it",
+        "scene begins in the place that the picture shows: 'fog' changes nothing in it",
+    )
+    assert make_plan(Args(world="scene", prompt="scene 900012")).starts[0].prompt == "scene 900012"
+    assert make_plan(Args(world="scene", compare="3", image="none", prompt="scene 900012")).notes == ()
+    script = write_script([{"frame": 2, "press": "escape"}])
+    assert main([*FAST, "--prompt", "fog", "--script", script]) == 0
+    assert capsys.readouterr().err == "testcard takes no prompt: 'fog' changes nothing in it\n"
+
+
 def test_worlds_are_told_apart_by_name_or_by_seed() -> None:
     assert lane_names(["tiny", "scene"], [0, 0]) == ["tiny", "scene"]
     assert lane_names(["tiny", "tiny"], [0, 3]) == ["tiny, seed 0", "tiny, seed 3"]
@@ -99,6 +140,9 @@ def test_sound_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--world", "nowhere"], "unknown world 'nowhere': known are tiny"),
         (["--compare", "nowhere"], "unknown world 'nowhere'"),
         (["--image", "missing.png"], "no picture at 'missing.png'"),
+        (["--world", "scene", "--image", "mine.png"], "this world cannot begin from 'mine.png'"),
+        (["--compare", "scene", "--image", "mine.png"], "this world cannot begin from 'mine.png'"),
+        (["--compare", "scene", "--image", "none"], "scene shows the places of pictures"),
         (["--image", "text.png"], "'text.png' is not a picture"),
         (["--script", "missing.jsonl"], "missing.jsonl: No such file or directory"),
         (["--script", "text.png"], "text.png, line 1: not JSON"),
@@ -118,6 +162,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("text.png").write_text("no picture")
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save("mine.png")
     write_script([{"keys": ["w"]}, {"keys": ["q"]}], "keys.jsonl")
     assert main([*FAST, *arguments]) == 2
     said = capsys.readouterr().err

@@ -42,6 +42,8 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.views: list[View] = []
+        self.lanes: list[Lane] = []
+        """The worlds; by default one, loaded as `play` is told."""
 
     def play(
         self,
@@ -54,7 +56,7 @@ class Stage:
         screen = Screen("test", (320, 200))
         pygame.event.clear()
         studio = Studio(self.folder, fps)
-        session = Session([Lane("world", load)], Start(picture()), fps)
+        session = Session(self.lanes or [Lane("world", load)], Start(picture()), fps)
         remaining = [*steps, (lambda view: True, [leave or down(pygame.K_ESCAPE)])]
         draw = screen.draw
 
@@ -66,7 +68,7 @@ class Stage:
                     pygame.event.post(event)
 
         screen.draw = act  # type: ignore[method-assign]
-        self.player = Player(session, screen, studio, ["testcard"], (picture(),))
+        self.player = Player(session, screen, studio, ["testcard"], (picture(),) * len(session.lanes))
         try:
             self.player.run()
         finally:
@@ -221,6 +223,20 @@ def test_a_prompt_is_typed_edited_and_sent(stage: Stage) -> None:
         ]
     )
     assert not any(view.held or view.paused for view in stage.views)
+
+
+def test_a_world_that_takes_no_new_prompt_says_so(stage: Stage) -> None:
+    stage.lanes = [Lane("deaf", lambda: Testcard(SIZE), uses_prompt=False)]
+    stage.play([(plays, [down(pygame.K_t)]), (lambda view: view.notice == "deaf takes no new prompt", [])])
+    assert all(view.typing is None for view in stage.views)
+
+    stage.lanes.append(Lane("world", lambda: Testcard(SIZE)))
+    stage.play(
+        [
+            (plays, [down(pygame.K_t), *text("tsnow"), down(pygame.K_RETURN)]),
+            (lambda view: view.notice == "from the next second on: snow (deaf takes no new prompt)", []),
+        ]
+    )
 
 
 def test_escape_while_typing_cancels_the_prompt_and_not_the_game(stage: Stage) -> None:

@@ -11,6 +11,7 @@ import pytest
 from worldplay_env.play import overlay
 from worldplay_env.play.loading import Progress
 from worldplay_env.play.overlay import Type, Walk
+from worldplay_env.play.report import in_words
 from worldplay_env.play.screen import BACKGROUND, NoDisplay, Screen, View
 
 SIZES = [(640, 400), (1920, 1080), (320, 200), (500, 900)]
@@ -221,6 +222,21 @@ def test_long_texts_are_broken_into_lines_and_cut_with_an_ellipsis() -> None:
     assert len(lines) > 5
     assert all(kind.text.size(line)[0] <= 200 for line in lines)
     assert lines[-1].endswith("...")
+
+
+def test_an_error_keeps_its_lines(open_screen: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = in_words(RuntimeError("\nno weights:\n  one.safetensors\n  two.safetensors\n"))
+    assert said == "no weights:\n  one.safetensors\n  two.safetensors"
+    assert in_words(FileNotFoundError(2, "No such file", "a.png")) == "a.png: No such file"
+    assert in_words(KeyboardInterrupt()) == "KeyboardInterrupt"
+    placed = watch(monkeypatch, (640, 400))
+    screen = open_screen((640, 400))
+    heights = []
+    for error in (said.replace("\n", " "), said, "line\n" * 6, "line\n" * 60):
+        placed.clear()
+        screen.draw(View((GREEN,), overlay=False, error=error))
+        heights.append(placed[-1].height)
+    assert heights[0] < heights[1] < heights[2] == heights[3]
 
 
 def test_without_a_display_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from worldplay_env.play.report import in_words
 from worldplay_env.play.script import Recording, Script, read_script
 from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
-from worldplay_env.starts import choose_start
-from worldplay_env.world import MID_GREY, WORLDS, Start, World, describe, load
+from worldplay_env.starts import NO_PICTURE, choose_start, unused_prompt
+from worldplay_env.world import MID_GREY, WORLDS, Start, World, WorldSpec, describe, load
 
 if TYPE_CHECKING:
     from worldplay_env.play.screen import Screen
@@ -70,12 +70,20 @@ class Plan:
 
     worlds: tuple[str, ...]
     seeds: tuple[int, ...]
-    start: Start
+    specs: tuple[WorldSpec, ...]
+    starts: tuple[Start, ...]
     fps: float
     size: tuple[int, int]
     first_pictures: tuple[np.ndarray, ...]
     script: Script | None
     settings: dict[str, str | int | None]
+    notes: tuple[str, ...] = ()
+    """What of it changes nothing."""
+
+    @property
+    def start(self) -> Start:
+        """Where the first world begins."""
+        return self.starts[0]
 
     @property
     def title(self) -> str:
@@ -114,12 +122,57 @@ def make_plan(args: Args) -> Plan:
         raise ValueError(f"--fps is a number over 0, at most 1000, got {fps}")
     check_folder(args.out)
     source, prompt = (None if settings[name] is None else str(settings[name]) for name in ("image", "prompt"))
-    start = choose_start(source, prompt)
+    starts, notes = choose_starts(worlds, specs, source, prompt)
+    first_pictures = tuple(
+        first_picture(start, spec, prompt is not None) for start, spec in zip(starts, specs, strict=True)
+    )
+    return Plan(
+        worlds=tuple(worlds),
+        seeds=tuple(seeds),
+        specs=tuple(specs),
+        starts=starts,
+        fps=fps,
+        size=parse_size(args.size),
+        first_pictures=first_pictures,
+        script=script,
+        settings=settings,
+        notes=notes,
+    )
+
+
+def choose_starts(
+    worlds: Sequence[str], specs: Sequence[WorldSpec], image: str | None, prompt: str | None
+) -> tuple[tuple[Start, ...], tuple[str, ...]]:
+    """Return where each of the worlds begins, and what is to be said of a prompt that changes nothing there.
+
+    Args:
+        worlds: Their names.
+        specs: What is known of them. One that has pictures of its own, beside one that begins from a picture, begins
+            in the place that this shows.
+        image: The option `--image`.
+        prompt: The option `--prompt`.
+
+    Raises:
+        ValueError: A picture of no place that such a world has, or none at all, or one that cannot be read.
+    """
+    starts, notes = [], []
+    for name, spec in zip(worlds, specs, strict=True):
+        compared = not spec.uses_picture and any(other.uses_picture for other in specs)
+        if compared and image == NO_PICTURE:
+            raise ValueError(f"{name} shows the places of pictures: without one there is nothing to compare it with")
+        if compared and prompt is not None:
+            notes.append(f"{name} begins in the place that the picture shows: {prompt!r} changes nothing in it")
+        elif said := unused_prompt(name, spec, prompt):
+            notes.append(said)
+        starts.append(choose_start(image, None if compared else prompt, spec))
+    return tuple(starts), tuple(notes)
+
+
+def first_picture(start: Start, spec: WorldSpec, prompted: bool) -> np.ndarray:
+    """Return what is shown while a world loads, uint8 [height, width, 3]: its start; grey where that is unknown."""
+    unknown = start.image is None or (prompted and not spec.uses_picture)
     grey = np.full((1, 1, 3), MID_GREY, dtype=np.uint8)
-    image = grey if start.image is None else start.image
-    first_pictures = tuple(fit_image(image, spec.image_size) for spec in specs)
-    size = parse_size(args.size)
-    return Plan(tuple(worlds), tuple(seeds), start, fps, size, first_pictures, script, settings)
+    return fit_image(grey if unknown or start.image is None else start.image, spec.image_size)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -157,14 +210,19 @@ def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) ->
     from worldplay_env.play.player import Player
 
     lanes = [
-        Lane(title, lambda name=name: open_world(name, args), seed)  # type: ignore[misc]
-        for title, name, seed in zip(lane_names(plan.worlds, plan.seeds), plan.worlds, plan.seeds, strict=True)
+        Lane(title, lambda name=name: open_world(name, args), seed, start, spec.uses_prompt)  # type: ignore[misc]
+        for title, name, seed, start, spec in zip(
+            lane_names(plan.worlds, plan.seeds), plan.worlds, plan.seeds, plan.starts, plan.specs, strict=True
+        )
     ]
     studio = Studio(args.out, plan.fps)
     session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording)
     code = 0
     try:
-        Player(session, screen, studio, plan.worlds, plan.first_pictures).run()
+        player = Player(session, screen, studio, plan.worlds, plan.first_pictures)
+        if plan.notes:
+            player.say("; ".join(plan.notes))
+        player.run()
     except KeyboardInterrupt:
         code = 130
     finally:
@@ -199,6 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if screen is not None:
             screen.close()
         return _fail(error, 2)
+    for note in plan.notes:
+        print(note, file=sys.stderr)
     try:
         return play(args, plan, screen, recording)
     finally:

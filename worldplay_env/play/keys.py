@@ -30,7 +30,9 @@ RECORDED = (
     Command.RETURN,
     Command.LEAVE,
 )
-"""The commands that a recording holds: the others change nothing that is filmed (a prompt is kept as text)."""
+"""The commands that a recording may hold: the others change nothing that is filmed (a prompt is kept as text).
+
+That a person leaves is not recorded; a script that is to end the session says so."""
 
 HELP = (
     "Enter start over",

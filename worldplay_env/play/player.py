@@ -64,7 +64,7 @@ class Player:
 
     def run(self) -> None:
         """Play; returns when the window is closed, Esc pressed, or the worlds cannot be loaded."""
-        stale = True
+        stale, scripted = True, self._session.scripted
         while not self._leaving:
             for event in self._events():
                 stale |= self._on_event(event)
@@ -72,10 +72,13 @@ class Player:
             if update.command is not None:
                 self.obey(update.command)
                 continue
+            if scripted and not self._session.scripted:
+                scripted = False
+                self.say("the script is over: the keys are yours")
             if update.frame is not None:
                 self._studio.add(update.frame.pictures)
             if said := self._studio.notice():
-                self._say(said)
+                self.say(said)
             if self._session.error is not None and not self._session.loaded:
                 return
             now, until_due = time.monotonic(), self._session.until_due()
@@ -91,12 +94,14 @@ class Player:
             case Command.RESTART:
                 session.restart()
             case Command.BOOKMARK:
-                self._say("bookmarked: N comes back here" if session.bookmark() else "nothing to bookmark yet")
+                self.say("bookmarked: N comes back here" if session.bookmark() else "nothing to bookmark yet")
             case Command.RETURN:
                 if not session.go_back():
-                    self._say("no bookmark yet: B makes one")
+                    self.say("no bookmark yet: B makes one")
             case Command.PAUSE:
                 session.pause(not session.paused)
+            case Command.PROMPT if not any(lane.uses_prompt for lane in session.lanes):
+                self.say(self._deaf())
             case Command.PROMPT:
                 session.release_all()
                 self._typing = ""
@@ -134,7 +139,7 @@ class Player:
     def _on_event(self, event: pygame.event.Event) -> bool:
         """Do what an event asks for; return whether the window looks different after it."""
         if event.type == pygame.QUIT:
-            self.obey(Command.LEAVE)
+            self._leaving = True
         elif event.type == pygame.WINDOWFOCUSLOST:
             self._session.release_all()
         elif self._typing is not None and event.type in (pygame.KEYDOWN, pygame.TEXTINPUT):
@@ -153,7 +158,9 @@ class Player:
         elif command := keys.command(name):
             scripted = (Command.RESTART, Command.BOOKMARK, Command.RETURN, Command.PROMPT)
             if self._session.scripted and command in scripted:
-                self._say("a script is playing: it decides where the world goes")
+                self.say("a script is playing: it decides where the world goes")
+            elif command is Command.LEAVE:  # not recorded: the keyboard takes over where a replay of it ends
+                self._leaving = True
             else:
                 self.obey(command)
 
@@ -170,11 +177,18 @@ class Player:
         elif event.key in (pygame.K_RETURN, pygame.K_KP_ENTER, pygame.K_ESCAPE):
             if event.key != pygame.K_ESCAPE and self._typing.strip():
                 self._session.set_prompt(self._typing.strip())
-                self._say(f"from the next second on: {self._typing.strip()}")
+                deaf = self._deaf()
+                self.say(f"from the next second on: {self._typing.strip()}" + (f" ({deaf})" if deaf else ""))
             self._typing = None
             pygame.key.set_repeat(0)
 
-    def _say(self, text: str) -> None:
+    def _deaf(self) -> str:
+        """Return which worlds take no new prompt; "" if all do."""
+        names = [lane.name for lane in self._session.lanes if not lane.uses_prompt]
+        return "" if not names else f"{' and '.join(names)} {'takes' if len(names) == 1 else 'take'} no new prompt"
+
+    def say(self, text: str) -> None:
+        """Show a notice for a moment."""
         self._notice = (text, time.monotonic())
 
     # ---- views

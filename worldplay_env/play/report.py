@@ -51,7 +51,7 @@ class Figures:
 
 
 def in_words(error: BaseException) -> str:
-    """Return what an error says, in one line; of the operating system's, the file first."""
+    """Return what an error says, in its own lines; of the operating system's, the file first."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return str(error).strip() or type(error).__name__

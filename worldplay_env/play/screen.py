@@ -18,6 +18,8 @@ from worldplay_env.play.overlay import Type, Walk
 BACKGROUND = (9, 9, 11)
 SIDE_BY_SIDE: Final = 1.25
 """Pictures are shown one below the other if that makes them larger by more than this."""
+MOST_LINES: Final = 6
+"""Of one message: more would hide the picture."""
 _NO_DISPLAYS = ("dummy", "offscreen")
 """What SDL falls back to without a word where there is no display."""
 
@@ -212,7 +214,10 @@ class Screen:
     def _say(self, text: str, y: int, room: int, colour: overlay.Colour = overlay.INK) -> int:
         """Draw a text, in as many lines as it needs, that ends above `y`; return what is above it."""
         kind = self._type
-        lines = kind.wrapped(room - 2 * kind.px(5), text.split(), kind.text)[:6]
+        width = room - 2 * kind.px(5)
+        lines = [line for part in text.splitlines() for line in kind.wrapped(width, part.split(), kind.text)]
+        if len(lines) > MOST_LINES:
+            lines = [*lines[: MOST_LINES - 1], "..."]
         drawn = overlay.text_panel(kind, lines, kind.text, colour=colour, centred=True)
         rect = drawn.get_rect(midbottom=(self.surface.get_width() // 2, y))
         self.surface.blit(drawn, rect)

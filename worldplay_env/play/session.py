@@ -38,11 +38,15 @@ class Lane:
         name: What it is called on the screen.
         load: Returns the world; called in the session's thread.
         seed: Of its rollout.
+        start: Where it begins; None for where the session does.
+        uses_prompt: Whether it follows a new prompt.
     """
 
     name: str
     load: Callable[[], World]
     seed: int = 0
+    start: Start | None = None
+    uses_prompt: bool = True
 
 
 class Session:
@@ -301,7 +305,7 @@ class Session:
         rollouts = []
         for lane, world in zip(self.lanes, self._worlds, strict=True):
             self._activity = Activity("preparing the start", self._clock())
-            rollouts.append(world.start(self._start, lane.seed))
+            rollouts.append(world.start(lane.start or self._start, lane.seed))
             if self._closing:
                 return False
         with self._changed:
