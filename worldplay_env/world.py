@@ -436,7 +436,8 @@ def load(
         device: A torch device; by default "cuda" where there is one, else "cpu".
         dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         weights: "random" for seeded random parameters of the right sizes (no download); by default the world's own.
-        revision: The hub's commit or tag to download; by default the newest, or what is in the hub's cache.
+        revision: The hub's commit, tag or branch to download; by default the commit that this version of the package
+            was written for.
         accept_license: Agree to the licence of downloaded weights (asked for once, before the first download).
         options: What only one kind of world takes: `seconds_per_chunk` and `image_size` of the test picture,
             `samples` and `image_size` of the scenes, `latents_per_decode` and `sample_image` of the world models.

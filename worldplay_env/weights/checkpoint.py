@@ -33,6 +33,9 @@ __all__ = [
     "load_text_model",
     "load_tokenizer",
     "load_transformer",
+    "match_entries",
+    "on_meta",
+    "upstream_name",
     "upstream_names",
 ]
 
@@ -149,7 +152,7 @@ def load_text_encoder(
         if tokenizer is None and not config.bytes_tokenizer:
             raise CheckpointError("this text encoder needs the folder of its tokenizer's files, and none was given")
         with opened(source, torch.device("cpu")) as entries:
-            _match(_on_meta(functools.partial(text_model, config)), entries)
+            match_entries(on_meta(functools.partial(text_model, config)), entries)
     return TextEncoder(
         functools.partial(load_text_model, source, config, device=device, dtype=dtype),
         functools.partial(load_tokenizer, None if config.bytes_tokenizer else tokenizer),
@@ -219,21 +222,22 @@ def _load(
     dtype: torch.dtype,
     name_in_file: Callable[[str], str] = str,
 ) -> Module:
-    module = _on_meta(build)
+    module = on_meta(build)
     if isinstance(source, RandomWeights):
         return initialise(module, source.seed, device=device, dtype=dtype).eval()
     with opened(source, device) as entries:
-        matched = _match(module, entries, name_in_file)
+        matched = match_entries(module, entries, name_in_file)
         tensors = {name: entry.read(device, dtype) for name, entry in matched.items()}
     return _assign(module, tensors).eval()
 
 
-def _on_meta(build: Callable[[], Module]) -> Module:
+def on_meta(build: Callable[[], Module]) -> Module:
+    """Return a module without memory behind its parameters: for their names and shapes, or to be filled."""
     with torch.device("meta"):
         return build()
 
 
-def _match(
+def match_entries(
     module: nn.Module, entries: Mapping[str, Entry], name_in_file: Callable[[str], str] = str
 ) -> dict[str, Entry]:
     """Return the entry of each parameter, `{name: entry}`, if entries and parameters are one to one.

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from worldplay_env.model.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
 from worldplay_env.weights.content import files_hash
-from worldplay_env.weights.files import CheckpointError, read_json, weight_files
+from worldplay_env.weights.files import CheckpointError, read_json, refuse_pointer, weight_files
 
 T = TypeVar("T")
 
@@ -134,8 +134,8 @@ def _checked(files: WeightFiles, folder: Path) -> WeightFiles:
     """Return the files if all are there and the networks' sizes fit each other."""
     for part in (files.transformer, files.autoencoder, files.text_encoder):
         weight_files(part)
-    if files.tokenizer is not None and not files.tokenizer.is_dir():
-        raise CheckpointError(f"{files.tokenizer}: the tokenizer's folder is missing")
+    if files.tokenizer is not None:
+        _check_tokenizer(files.tokenizer)
     config = files.config
     transformer = config.transformer
     if not transformer.in_channels == transformer.out_channels == config.autoencoder.z_dim:
@@ -149,6 +149,20 @@ def _checked(files: WeightFiles, folder: Path) -> WeightFiles:
             f"the text encoder gives {config.text.d_model}"
         )
     return files
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Raise CheckpointError unless all files of a tokenizer are in its folder."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: the tokenizer's folder is missing")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise CheckpointError(f"{folder}: the tokenizer lacks tokenizer_config.json")
+    of_bytes = read_json(folder / "tokenizer_config.json").get("tokenizer_class") == "ByT5Tokenizer"
+    vocabulary = [folder / name for name in ("tokenizer.json", "spiece.model") if (folder / name).is_file()]
+    if not vocabulary and not of_bytes:
+        raise CheckpointError(f"{folder}: the tokenizer lacks its vocabulary, tokenizer.json or spiece.model")
+    for path in vocabulary:
+        refuse_pointer(path)
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:

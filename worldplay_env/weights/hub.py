@@ -1,17 +1,18 @@
 """Names to local files: weights from the Hugging Face hub, from a folder, or carried by the package itself.
 
-Downloads go through huggingface_hub: its cache, progress bars, tokens and offline mode (HF_HUB_OFFLINE). Files that
-are in the cache are used as they are, without asking the hub whether there are newer ones.
+Downloads go through huggingface_hub: its cache, progress bars, tokens and offline mode (HF_HUB_OFFLINE). They are of
+one commit each (`repositories`). What is in the cache is used without asking the hub; what is missing or cut off
+there is fetched, and held against its hash.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from worldplay_env.model.config import WorldConfig
-from worldplay_env.weights.files import CheckpointError, weight_files
 from worldplay_env.weights.folder import WeightFiles, local_files, upstream_files
+from worldplay_env.weights.repositories import WAN, WORLDPLAY, RemoteFile, Repository, damaged
 
 
 class DownloadError(RuntimeError):
@@ -21,48 +22,6 @@ class DownloadError(RuntimeError):
 class LicenseError(PermissionError):
     """Weights would have to be downloaded whose licence has not been accepted."""
 
-
-@dataclass(frozen=True)
-class Repository:
-    """What a world needs of one repository of the hub.
-
-    Attributes:
-        name: Owner and name.
-        revision: A commit, tag or branch.
-        files: Patterns of paths, and about how large what they match is; each must match at least one file.
-    """
-
-    name: str
-    revision: str
-    files: tuple[tuple[str, str], ...]
-
-    @property
-    def url(self) -> str:
-        """The page of the repository."""
-        return f"https://huggingface.co/{self.name}"
-
-
-# No commit is pinned here: both follow their branch until the first download, which stays in the cache.
-# `WeightFiles.revision` reports the commit, and `revision=` asks for that one elsewhere.
-WORLDPLAY = Repository(
-    "tencent/HY-WorldPlay",
-    "main",
-    (
-        ("wan_transformer/config.json", "1 KB"),
-        ("wan_distilled_model/model.pt", "11 GB if it is in bfloat16, 21 GB in float32"),
-    ),
-)
-WAN = Repository(
-    "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
-    "main",
-    (
-        ("vae/config.json", "2 KB"),
-        ("vae/*.safetensors", "2.8 GB"),
-        ("text_encoder/*.json", "25 KB"),
-        ("text_encoder/*.safetensors", "11.4 GB"),
-        ("tokenizer/*", "20 MB"),
-    ),
-)
 
 LICENSE_NOTICE = (
     f"The weights of {WORLDPLAY.name} are under the Tencent HY-WorldPlay community licence, which forbids using them "
@@ -77,7 +36,7 @@ def resolve(name: str | Path, revision: str | None = None, accept_license: bool 
 
     Args:
         name: "wan-5b", or a folder (its layouts: `weights.folder`).
-        revision: Commit, tag or branch of the transformer's repository; by default that of `WORLDPLAY`.
+        revision: Commit, tag or branch of the transformer's repository; by default the one of `repositories.PINNED`.
         accept_license: Agree to the licence of the transformer's weights. Needed to download them, not to use them
             from the cache.
 
@@ -88,7 +47,7 @@ def resolve(name: str | Path, revision: str | None = None, accept_license: bool 
         CheckpointError: A folder lacks something.
     """
     if str(name) == "wan-5b":
-        return _download_wan(replace(WORLDPLAY, revision=revision or WORLDPLAY.revision), accept_license)
+        return _download_wan(WORLDPLAY.at(revision), accept_license)
     if not Path(name).is_dir():
         raise ValueError(f"unknown weights {str(name)!r}: expected 'wan-5b' or a folder of weights")
     if revision is not None:
@@ -107,35 +66,50 @@ def folder_config(folder: str | Path) -> WorldConfig:
 
 
 def _download_wan(worldplay: Repository, accept_license: bool) -> WeightFiles:
-    folders = {repository: _cached(repository) for repository in (worldplay, WAN)}
-    if folders[worldplay] is None and not accept_license:
+    repositories = (worldplay, WAN)
+    cached = {repository: _cached(repository) for repository in repositories}
+    lacking = {repository: repository.lacking(cached[repository]) for repository in repositories}
+    if lacking[worldplay] and not accept_license:
         raise LicenseError(LICENSE_NOTICE)
-    worldplay_folder, wan_folder = (
-        folder or _download(repository, worldplay) for repository, folder in folders.items()
-    )
+    for repository in repositories:
+        if lacking[repository]:
+            cached[repository] = _download(repository, lacking)
+    worldplay_folder, wan_folder = (cached[repository] for repository in repositories)
+    assert worldplay_folder is not None
+    assert wan_folder is not None
     # The hub's cache names the folder of a snapshot by its commit.
     return upstream_files(worldplay_folder, wan_folder, worldplay_folder.name)
 
 
 def _cached(repository: Repository) -> Path | None:
-    """Return the folder of a repository's files in the hub's cache, or None if some are not there."""
+    """Return the folder of a repository in the hub's cache, whole or not; None if there is none."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = _snapshot(repository, local_files_only=True)
+        return _snapshot(repository, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
-    return None if _missing(repository, folder) else folder
 
 
-def _download(repository: Repository, worldplay: Repository) -> Path:
+def _download(repository: Repository, lacking: dict[Repository, list[RemoteFile]]) -> Path:
+    """Download what is lacking of a repository and return its folder, whole and with the right hashes."""
     try:
         folder = _snapshot(repository, local_files_only=False)
+        for file in repository.lacking(folder):
+            if (folder / file.path).exists():  # cut off: the hub's client takes it for complete
+                _fetch_anew(repository, file)
     except Exception as error:  # the hub's own errors, its HTTP client's, the operating system's
-        raise DownloadError(_by_hand(repository, worldplay, f"{type(error).__name__}: {error}")) from error
-    if missing := _missing(repository, folder):
-        reason = f"revision {repository.revision!r} has no {', '.join(missing)}"
-        raise DownloadError(_by_hand(repository, worldplay, reason))
+        raise DownloadError(_by_hand(repository, lacking, f"{type(error).__name__}: {error}")) from error
+    if missing := repository.lacking(folder):
+        reason = f"the hub could not be reached, or has no whole {', '.join(file.path for file in missing)}"
+        raise DownloadError(_by_hand(repository, lacking | {repository: missing}, reason))
+    found = {file: damaged(file, folder / file.path) for file in lacking[repository]}
+    if wrong := {file: damage for file, damage in found.items() if damage is not None}:
+        for file in wrong:  # or they would count as downloaded; what lies in the cache are links
+            (folder / file.path).resolve().unlink()
+            (folder / file.path).unlink(missing_ok=True)
+        reason = f"damaged on the way, and deleted: {'; '.join(wrong.values())}"
+        raise DownloadError(_by_hand(repository, lacking | {repository: list(wrong)}, reason))
     return folder
 
 
@@ -145,32 +119,30 @@ def _snapshot(repository: Repository, *, local_files_only: bool) -> Path:
     folder = huggingface_hub.snapshot_download(
         repository.name,
         revision=repository.revision,
-        allow_patterns=[pattern for pattern, _ in repository.files],
+        allow_patterns=[file.path for file in repository.files],
         local_files_only=local_files_only,
     )
     return Path(folder)
 
 
-def _missing(repository: Repository, folder: Path) -> list[str]:
-    """Return the patterns that nothing in the folder matches; an interrupted download leaves part of a repository."""
-    missing = [pattern for pattern, _ in repository.files if not any(folder.glob(pattern))]
-    for index in folder.glob("*/*.safetensors.index.json"):
-        try:
-            weight_files(index)
-        except CheckpointError as error:
-            missing.append(f"complete {index.parent.name}/ ({error})")
-    return missing
+def _fetch_anew(repository: Repository, file: RemoteFile) -> None:
+    import huggingface_hub
+
+    huggingface_hub.hf_hub_download(repository.name, file.path, revision=repository.revision, force_download=True)
 
 
-def _by_hand(failed: Repository, worldplay: Repository, reason: str) -> str:
+def _by_hand(failed: Repository, lacking: dict[Repository, list[RemoteFile]], reason: str) -> str:
     import huggingface_hub
 
     lines = [f"{failed.name} could not be downloaded: {reason}", ""]
-    lines.append("To put the files there by hand, fetch these into one folder, each under its own path:")
-    for repository in (worldplay, WAN):
-        lines.append(f"  {repository.url}/tree/{repository.revision}")
-        lines += [f"    {pattern}  ({size})" for pattern, size in repository.files]
-    lines.append("and give the folder as the world: worldplay_env.load('FOLDER'), --world FOLDER.")
+    for repository, files in lacking.items():
+        if files:
+            lines.append(f"Not there yet, of {repository.url}/tree/{repository.revision}")
+            lines += [f"    {file}" for file in files]
+    lines.append("These commands fetch them, on a machine with a network:")
+    lines += [f"    {repository.command(files)}" for repository, files in lacking.items() if files]
     cache = huggingface_hub.constants.HF_HUB_CACHE
-    lines.append(f"Or copy the hub's cache from a machine that has them to {cache}.")
+    lines.append(f"They go into that machine's cache of the hub: copy it to {cache}.")
+    lines.append("Or into a folder, with --local-dir FOLDER behind each command: with all files of both repositories")
+    lines.append("in it, it can be given as the world, worldplay_env.load('FOLDER') or --world FOLDER.")
     return "\n".join(lines)
