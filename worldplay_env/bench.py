@@ -25,6 +25,7 @@ from worldplay_env.model.autoencoder import uint8_to_pixels
 from worldplay_env.model.operations import chunk_operations, encode_operations
 from worldplay_env.model.sampler import TIMESTEPS
 from worldplay_env.record import versions, world_facts, write_json
+from worldplay_env.transfer import fetch
 from worldplay_env.world import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,
@@ -128,7 +129,7 @@ def measure(world: DreamWorld, age: int, batch: int, repeats: int) -> dict[str, 
         stepped = time.perf_counter()
         for chunk in chunks:
             assert chunk.frames is not None
-            chunk.frames.cpu()
+            fetch(chunk.frames)
         ended = time.perf_counter()
         if repeat >= WARM_UP:
             runs.append({**chunks[0].timings, "host": ended - stepped, "total": ended - began})

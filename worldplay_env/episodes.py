@@ -14,6 +14,7 @@ from gymnasium import spaces
 from worldplay_env.observation import View, chunk_info, start_info
 from worldplay_env.reach import Reach
 from worldplay_env.rewards import Goal, Reward, Transition, evaluate, start_path, travelled
+from worldplay_env.transfer import fetch
 from worldplay_env.world import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,
@@ -173,7 +174,7 @@ class Stage:
 
     def delivered(self, tensor: torch.Tensor) -> Any:
         """Return a tensor in the stage's kind of output."""
-        return tensor if self.output == "torch" else tensor.cpu().numpy()
+        return tensor if self.output == "torch" else fetch(tensor)
 
     def begin(
         self, drawn: Sequence[tuple[int, Start]], generators: Sequence[np.random.Generator]

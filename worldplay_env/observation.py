@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldplay_env.image import resize_frames
+from worldplay_env.transfer import fetch
 from worldplay_env.world import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,
@@ -138,7 +139,7 @@ class View:
     def frames(self, chunk: Chunk, *, newest: bool = False) -> np.ndarray:
         """Return a chunk as it is rendered, whole or its newest frame: uint8 [16, 13 or 1, height, width, 3]."""
         assert chunk.frames is not None
-        return resize_frames(chunk.frames[-1:] if newest else chunk.frames, self.size).cpu().numpy().copy()
+        return fetch(resize_frames(chunk.frames[-1:] if newest else chunk.frames, self.size), own=True)
 
     def fit(self, frame: np.ndarray) -> np.ndarray:
         """Return a frame, uint8 [any height, any width, 3], as it is rendered: a new array [height, width, 3]."""

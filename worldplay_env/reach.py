@@ -16,6 +16,7 @@ from gymnasium import spaces
 from worldplay_env.control.actions import NUM_ACTIONS, action_label
 from worldplay_env.observation import View
 from worldplay_env.rewards import Goal, Transition, apart, arrived, check_arrival, toward
+from worldplay_env.transfer import fetch
 from worldplay_env.world import CHUNK_LATENTS, Control, Rollout, World, WorldError
 
 TASKS = ("reach",)
@@ -155,8 +156,8 @@ def _play(world: World, rollouts: list[Rollout], plans: list[list[int]], *, pict
         chunks = world.step(group, controls, decode="newest" if pictures else False)
         for index, chunk in zip(playing, chunks, strict=True):
             if step + 1 == len(plans[index]):
-                picture = None if chunk.frames is None else chunk.frames[-1].cpu().numpy().copy()
-                latent = None if chunk.latents is None else chunk.latents[:, -1:].float().cpu().numpy().copy()
+                picture = None if chunk.frames is None else fetch(chunk.frames[-1], own=True)
+                latent = None if chunk.latents is None else fetch(chunk.latents[:, -1:].float(), own=True)
                 goals[index] = Goal(chunk.poses[-1].copy(), picture, latent)
     return [goals[index] for index in range(len(plans))]
 

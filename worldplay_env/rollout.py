@@ -18,6 +18,7 @@ from tqdm import tqdm
 from worldplay_env.control.trajectory import Trajectory, load_trajectory
 from worldplay_env.record import versions, world_facts, write_json
 from worldplay_env.starts import choose_start
+from worldplay_env.transfer import fetch
 from worldplay_env.video import ContactSheet, FilmError, FilmWriter
 from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, describe, load
 
@@ -172,7 +173,7 @@ def _film(
         began = time.perf_counter()
         for number, chunk in enumerate(roll_out(world, start, trajectory, seed)):
             assert chunk.frames is not None
-            frames = chunk.frames.cpu().numpy()
+            frames = fetch(chunk.frames)
             film.write(frames)
             sheet.add(frames)
             now = time.perf_counter()

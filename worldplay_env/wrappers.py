@@ -18,6 +18,7 @@ from gymnasium.utils.save_video import capped_cubic_video_schedule
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from worldplay_env.control.actions import KEYS, label_of_keys
+from worldplay_env.transfer import fetch
 from worldplay_env.video import FilmWriter
 from worldplay_env.world import CHUNK_FRAMES
 
@@ -382,7 +383,7 @@ class _Films:
         if self._film is None:
             return
         try:
-            self._film.write(_channel_last(frames.cpu().numpy() if hasattr(frames, "cpu") else frames))
+            self._film.write(_channel_last(fetch(frames) if hasattr(frames, "cpu") else frames))
         except BaseException:
             self.finish()
             raise

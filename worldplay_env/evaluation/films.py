@@ -17,6 +17,7 @@ from worldplay_env.evaluation.suite import Path, out_and_back
 from worldplay_env.evaluation.truth import FRAMES_A_LATENT, Truth
 from worldplay_env.memory import CLIP, MEMORY
 from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
+from worldplay_env.transfer import fetch
 from worldplay_env.world import World
 
 CORES = 2
@@ -56,7 +57,7 @@ def make_films(world: World, takes: Sequence[Take], batch: int, last_chunks: int
             for part, chunk in zip(parts, world.step(rollouts, cameras), strict=True):
                 if number >= kept_from:
                     assert chunk.frames is not None
-                    part.append(chunk.frames.cpu())
+                    part.append(torch.from_numpy(fetch(chunk.frames)))
         films += [torch.cat(part) for part in parts]
     return films
 
@@ -104,7 +105,7 @@ def chunk_seconds(world: World, truth: Truth) -> float:
             began = time.perf_counter()
             [chunk] = world.step([rollout], [control])
             assert chunk.frames is not None
-            chunk.frames.cpu()
+            fetch(chunk.frames)
             if number >= full:
                 seconds.append(time.perf_counter() - began)
     finally:

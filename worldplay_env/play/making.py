@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from worldplay_env.transfer import fetch
 from worldplay_env.world import CHUNK_FRAMES, CHUNK_LATENTS, FIRST_CHUNK_FRAMES, Chunk, Control, Rollout, World
 
 
@@ -147,7 +148,7 @@ class Making:
     def _next_piece(self, lane: int) -> np.ndarray:
         """Return the next frames of a lane, uint8 [1 or 4, height, width, 3]."""
         began = time.perf_counter()
-        frames = next(self._streams[lane]).cpu().numpy()
+        frames = fetch(next(self._streams[lane]))
         self._seconds[lane] += time.perf_counter() - began
         return frames
 

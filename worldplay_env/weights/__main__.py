@@ -46,9 +46,9 @@ class Convert:
     scales or without, pickles, shards. All tensors of the network must be there, and no others.
     """
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
     """A file, an index of shards, or a folder with one of these."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The .safetensors file to write."""
     world: str = "wan-5b"
     """The world whose network it is: a name, or a folder of weights."""
