@@ -8,6 +8,7 @@ is for a person in the place of any other agent: to give demonstrations, or to b
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ class KeyboardAgent:
 
     Raises:
         TypeError: A vector env.
+        RuntimeError: In `act`: there is no display.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -44,8 +46,11 @@ class KeyboardAgent:
         self.by_latent = isinstance(env.action_space, gym.spaces.MultiDiscrete)
         self.shows_itself = env.render_mode == "human"
         self.left = False
-        pygame.display.init()
-        self.keys = {pygame.key.key_code(name): name for name in worldplay_env.KEYS}
+        if self.shows_itself and env.spec is not None:
+            env.unwrapped.time_limit = env.spec.max_episode_steps  # type: ignore[attr-defined]
+        self.keys = {
+            getattr(pygame, f"K_{name if len(name) == 1 else name.upper()}"): name for name in worldplay_env.KEYS
+        }
         """The code of each key, and its name."""
 
     def act(self, obs: Any, info: dict[str, Any]) -> Any:
@@ -84,6 +89,8 @@ def _show(obs: Any) -> None:
     if window is None or window.get_size() != (width * scale, height * scale):
         pygame.display.set_caption("WorldPlay: W S A D move, arrows look, Esc leaves")
         window = pygame.display.set_mode((width * scale, height * scale))
+        if pygame.display.get_driver() == "offscreen" and os.environ.get("SDL_VIDEODRIVER") != "offscreen":
+            raise RuntimeError("there is no display to open a window on, and no keyboard to play with")
     surface = pygame.image.frombuffer(picture.tobytes(), (width, height), "RGB")
     window.blit(pygame.transform.scale(surface, window.get_size()), (0, 0))
     pygame.display.flip()
@@ -116,9 +123,10 @@ def main() -> None:
     agent = KeyboardAgent(env)
     obs, info = env.reset(seed=args.seed)
     for _ in range(args.steps):
-        obs, reward, terminated, truncated, info = env.step(agent.act(obs, info))
+        action = agent.act(obs, info)
         if agent.left:
             break
+        obs, reward, terminated, truncated, info = env.step(action)
         print(f"{worldplay_env.action_name(int(info['labels'][-1]))}, reward {float(reward):+.3f}")
         if terminated or truncated:
             obs, info = env.reset()

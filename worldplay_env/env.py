@@ -107,7 +107,8 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
 
     Rendering:
         `"rgb_array"`: the newest frame; `"rgb_array_list"`: all frames since the last `render` or `reset`; `"human"`:
-        a window that plays each chunk as it is made.
+        a window that plays each chunk as it is made, with a task beside the goal; the keys pressed in it stay in
+        pygame's queue of events.
 
     Pickle and deepcopy give a fresh env with the same arguments, which must be reset. A world given as an object is
     shared by the copies, never copied; a spec that holds one cannot be written as JSON.
@@ -178,6 +179,8 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         self._window = Window(f"WorldPlay: {getattr(world, 'name', world)}", spec.fps)
         self._episode: Episode | None = None
         self._unrendered: list[np.ndarray] = []
+        self.time_limit: int | None = None
+        """Steps of an episode, if a program says what its wrapper counts: the window then tells how many are left."""
         self.timings: dict[str, float] = {}
         """Seconds by part of the newest step ("host": fetching and arranging the frames); empty after a reset."""
 
@@ -225,9 +228,12 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         Raises:
             ValueError: Unknown options, an argument given both ways, a picture that cannot be read (`ImageError`).
             TypeError: A prompt that is no string.
-            RuntimeError: The process was forked after CUDA was used. Whatever is raised, the env is as it was.
+            RuntimeError: The process was forked after CUDA was used, or there is no display for the window of
+                `render_mode="human"` (`NoDisplay`). Whatever is raised, the env is as it was.
         """
         image, prompt = _merge_options(image, prompt, options)
+        if self.render_mode == "human":
+            self._window.check()
         if self._starts is None:
             self._starts = find_starts()
         generator = copy.deepcopy((self._np_random, self._np_random_seed))
@@ -264,7 +270,7 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         [self._episode], [info] = stepped.episodes, stepped.infos
         host = time.perf_counter() - began - self._stage.world_seconds
         self.timings = {**stepped.timings[0], "host": host}
-        self._show()
+        self._show(success=bool(stepped.successes[0]))
         return _copy(self._episode.observation), float(stepped.rewards[0]), bool(stepped.successes[0]), False, info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:  # type: ignore[override]
@@ -328,13 +334,27 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
             raise ResetNeeded("no episode is running: call reset() first")
         return self._episode
 
-    def _show(self) -> None:
+    def _show(self, success: bool = False) -> None:
         """Keep or play the new frames, as the render mode asks."""
         pictures = self._running().pictures
         if pictures is not None and self.render_mode == "rgb_array_list":
             self._unrendered.extend(picture.copy() for picture in pictures)
         elif pictures is not None and self.render_mode == "human":
+            self._play(pictures, success)
+
+    def _play(self, pictures: np.ndarray, success: bool) -> None:
+        """Play new frames in the window: with a task beside the goal, with a line on how the episode stands."""
+        episode = self._running()
+        if self.task is None or episode.goal is None or episode.goal.picture is None:
             self._window.play(pictures)
+            return
+        goal = self._stage.view.fit(episode.goal.picture)
+        left = None if self.time_limit is None else max(0, self.time_limit - episode.step)
+        stands = f"{episode.step} so far" if left is None else f"{left} left"
+        self._window.play(pictures, goal, f"the goal is at the right; steps: {stands}")
+        if success or left == 0:
+            said = f"{'reached' if success else 'not reached'}; steps: {episode.step}"
+            self._window.play([pictures[-1]] * self.metadata["render_fps"], goal, said)  # for a second
 
 
 def _copy(observation: Any) -> Any:

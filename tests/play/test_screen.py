@@ -8,11 +8,12 @@ import numpy as np
 import pygame
 import pytest
 
+from worldplay_env.display import NoDisplay
 from worldplay_env.play import overlay
 from worldplay_env.play.loading import Progress
 from worldplay_env.play.overlay import Type, Walk
 from worldplay_env.play.report import in_words
-from worldplay_env.play.screen import BACKGROUND, NoDisplay, Screen, View
+from worldplay_env.play.screen import BACKGROUND, Screen, View
 
 SIZES = [(640, 400), (1920, 1080), (320, 200), (500, 900)]
 GREEN = np.full((96, 160, 3), (0, 160, 0), dtype=np.uint8)

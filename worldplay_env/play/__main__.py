@@ -246,7 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = tyro.cli(Args, prog="python -m worldplay_env.play", args=arguments)
     # pygame greets on stdout when it is imported, unless told not to.
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    from worldplay_env.play.screen import NoDisplay, Screen
+    from worldplay_env.display import NoDisplay
+    from worldplay_env.play.screen import Screen
 
     screen = None
     try:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pygame
 
+from worldplay_env.lettering import Lettering
+
 Colour = tuple[int, int, int] | tuple[int, int, int, int]
 
 INK = (244, 244, 245)
@@ -59,15 +61,15 @@ class Type:
     def __init__(self, size: tuple[int, int]) -> None:
         self.unit = min(max(min(size[0] / 640, size[1] / 400), 0.5), 4.0)
         """Pixels that are one pixel of a 640x400 window."""
-        self.text = pygame.font.Font(None, max(14, self.px(18)))
-        self.small = pygame.font.Font(None, max(13, self.px(16)))
-        self.large = pygame.font.Font(None, max(16, self.px(24)))
+        self.text = Lettering(max(14, self.px(18)))
+        self.small = Lettering(max(13, self.px(16)))
+        self.large = Lettering(max(16, self.px(24)))
 
     def px(self, length: float) -> int:
         """Return a length for a 640x400 window in this window's pixels."""
         return max(1, round(length * self.unit))
 
-    def fitting(self, width: int, text: str, font: pygame.font.Font) -> str:
+    def fitting(self, width: int, text: str, font: Lettering) -> str:
         """Return as much of a text as fits, with an ellipsis for the rest."""
         if font.size(text)[0] <= width:
             return text
@@ -75,7 +77,7 @@ class Type:
             text = text[:-1]
         return text + "..."
 
-    def wrapped(self, width: int, words: Iterable[str], font: pygame.font.Font, gap: str = " ") -> list[str]:
+    def wrapped(self, width: int, words: Iterable[str], font: Lettering, gap: str = " ") -> list[str]:
         """Return lines of whole words, as many in each as fit."""
         lines: list[str] = []
         for word in words:
@@ -101,15 +103,15 @@ def _glass(surface: pygame.Surface, rect: pygame.Rect, radius: int) -> None:
 def text_panel(
     kind: Type,
     lines: Sequence[str],
-    font: pygame.font.Font,
+    font: Lettering,
     *,
     colour: Colour = INK,
     centred: bool = False,
     width: int = 0,
 ) -> pygame.Surface:
     """Return lines of text on a panel, at least `width` wide."""
-    rendered = [font.render(line, True, colour) for line in lines]
-    margin, step = kind.px(5), font.get_linesize()
+    rendered = [font.render(line, colour) for line in lines]
+    margin, step = kind.px(5), font.linesize
     inner = max([*(line.get_width() for line in rendered), width - 2 * margin])
     surface = panel((inner + 2 * margin, step * len(rendered) + 2 * kind.px(3)), kind.px(4))
     for row, line in enumerate(rendered):
@@ -131,7 +133,7 @@ def cluster(kind: Type, keys: Sequence[tuple[str, str, int, int]], held: frozens
             _glass(surface, rect, kind.px(4))
         ink = LIT_INK if lit else INK
         if len(label) == 1:
-            letter = kind.text.render(label, True, ink)
+            letter = kind.text.render(label, ink)
             surface.blit(letter, letter.get_rect(center=rect.center))
         else:
             pygame.draw.polygon(surface, ink, _arrow(label, rect.center, side * 0.24))

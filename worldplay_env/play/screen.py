@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pygame
 
+from worldplay_env.display import open_window
 from worldplay_env.play import overlay
 from worldplay_env.play.keys import HELP
 from worldplay_env.play.loading import Progress
@@ -20,12 +19,6 @@ SIDE_BY_SIDE: Final = 1.25
 """Pictures are shown one below the other if that makes them larger by more than this."""
 MOST_LINES: Final = 6
 """Of one message: more would hide the picture."""
-_NO_DISPLAYS = ("dummy", "offscreen")
-"""What SDL falls back to without a word where there is no display."""
-
-
-class NoDisplay(RuntimeError):  # noqa: N818 (it is what there is)
-    """There is no screen to open a window on."""
 
 
 @dataclass(frozen=True)
@@ -77,28 +70,8 @@ class Screen:
     """
 
     def __init__(self, title: str, size: tuple[int, int]) -> None:
-        wanted = os.environ.get("SDL_VIDEODRIVER")
-        if sys.platform.startswith("linux") and not (
-            wanted or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-        ):
-            raise NoDisplay("there is no display to open a window on: neither DISPLAY nor WAYLAND_DISPLAY is set")
-        try:
-            pygame.display.init()
-            if pygame.display.get_driver() in _NO_DISPLAYS and wanted not in _NO_DISPLAYS:
-                raise NoDisplay(f"there is no display to open a window on (DISPLAY={os.environ.get('DISPLAY', '')})")
-            if pygame.display.get_driver() == "x11":
-                # SDL would send every picture through OpenGL, which takes a virtual or remote display, where it is
-                # drawn by the processor, ten times as long as X's shared memory.
-                os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
-            pygame.font.init()
-            pygame.display.set_caption(title)
-            self.surface = pygame.display.set_mode(size, pygame.RESIZABLE)
-        except pygame.error as error:
-            self.close()
-            raise NoDisplay(f"there is no display to open a window on: {error}") from error
-        except NoDisplay:
-            self.close()
-            raise
+        self.surface = open_window(title, size, pygame.RESIZABLE)
+        pygame.font.init()
         self._type = Type(self.surface.get_size())
         self._typed_for = self.surface.get_size()
 
