@@ -109,8 +109,7 @@ class Reach:
             plans = [self._draw(generators[index]) for index in pending]
             goals = _play(world, [rollouts[index].fork() for index in pending], plans, pictures=pictures)
             for index, goal in zip(pending, goals, strict=True):
-                distance, angle = apart(rollouts[index].pose, goal.pose)
-                if distance > self.distance or angle > self.angle:
+                if not self.is_reached(rollouts[index].pose, goal):
                     found[index] = goal
         if len(found) < len(rollouts):
             raise WorldError(
@@ -119,6 +118,11 @@ class Reach:
                 "chunks, other actions, or less room for success"
             )
         return [found[index] for index in range(len(rollouts))]
+
+    def is_reached(self, pose: np.ndarray, goal: Goal) -> bool:
+        """Return whether a camera-to-world matrix [4, 4] is at the goal."""
+        distance, angle = apart(pose, goal.pose)
+        return bool(distance <= self.distance and angle <= self.angle)
 
     def observe(self, observation: Any, goal: Any) -> dict[str, Any]:
         """Return what an env with the task shows: an observation, and the goal as `View.of_goals` shows it."""

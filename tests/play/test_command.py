@@ -123,6 +123,15 @@ def test_a_scene_beside_another_world_is_the_place_of_its_picture(capsys: pytest
     assert capsys.readouterr().err == "testcard takes no prompt: 'fog' changes nothing in it\n"
 
 
+def test_a_task_is_recorded_and_has_the_steps_of_the_registered_env() -> None:
+    script = write_script([{"keys": ["w"]}, {"frame": 5, "press": "escape"}])
+    assert main([*FAST, "--task", "reach", "--seed", "3", "--script", script, "--record", "session.jsonl"]) == 0
+    plan = make_plan(Args(script=Path("session.jsonl")))
+    assert plan.goals is not None
+    assert plan.goals.limit == 12
+    assert make_plan(Args()).goals is None
+
+
 def test_worlds_are_told_apart_by_name_or_by_seed() -> None:
     assert lane_names(["tiny", "scene"], [0, 0]) == ["tiny", "scene"]
     assert lane_names(["tiny", "tiny"], [0, 3]) == ["tiny, seed 0", "tiny, seed 3"]
@@ -143,6 +152,8 @@ def test_sound_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--world", "scene", "--image", "mine.png"], "this world cannot begin from 'mine.png'"),
         (["--compare", "scene", "--image", "mine.png"], "this world cannot begin from 'mine.png'"),
         (["--compare", "scene", "--image", "none"], "scene shows the places of pictures"),
+        (["--task", "fetch"], "unknown task 'fetch': known are reach"),
+        (["--task", "reach", "--compare", "9"], "--task is for one world"),
         (["--image", "text.png"], "'text.png' is not a picture"),
         (["--script", "missing.jsonl"], "missing.jsonl: No such file or directory"),
         (["--script", "text.png"], "text.png, line 1: not JSON"),

@@ -13,11 +13,13 @@ import pytest
 from played import FPS, SIZE, GatedTestcard, picture
 
 from worldplay_env.play import overlay
+from worldplay_env.play.goals import Goals
 from worldplay_env.play.overlay import Type
 from worldplay_env.play.player import Player
 from worldplay_env.play.screen import Screen, View
 from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
+from worldplay_env.reach import Reach
 from worldplay_env.testcard import Testcard
 from worldplay_env.world import Start, World
 
@@ -42,6 +44,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.views: list[View] = []
+        self.goals: Goals | None = None
         self.lanes: list[Lane] = []
         """The worlds; by default one, loaded as `play` is told."""
 
@@ -56,7 +59,7 @@ class Stage:
         screen = Screen("test", (320, 200))
         pygame.event.clear()
         studio = Studio(self.folder, fps)
-        session = Session(self.lanes or [Lane("world", load)], Start(picture()), fps)
+        session = Session(self.lanes or [Lane("world", load)], Start(picture()), fps, goals=self.goals)
         remaining = [*steps, (lambda view: True, [leave or down(pygame.K_ESCAPE)])]
         draw = screen.draw
 
@@ -268,6 +271,25 @@ def test_pause_hide_film_picture_bookmark_and_restart_do_as_they_say(stage: Stag
 
 def test_going_back_without_a_bookmark_is_said(stage: Stage) -> None:
     stage.play([(plays, [down(pygame.K_n)]), (lambda view: view.notice == "no bookmark yet: B makes one", [])])
+
+
+def test_a_task_shows_its_goal_beside_the_view_and_says_how_it_ends(stage: Stage) -> None:
+    stage.goals = Goals(Reach(actions=(9,), chunks=(2, 2)), limit=4, seed=0)
+    at_goal: list[View] = []
+    stage.play(
+        [
+            (plays, [down(pygame.K_w)]),
+            (lambda view: bool(view.verdict) and at_goal.append(view) is None, [down(pygame.K_RETURN)]),
+            (lambda view: not view.verdict and view.captions[1] == "goal, steps left: 4", [up(pygame.K_w)]),
+            (lambda view: "goal, steps left: 1" in view.captions, [down(pygame.K_s)]),
+            (lambda view: view.verdict.startswith("No steps left"), []),
+        ],
+    )
+    assert {view.captions for view in stage.views} > {("world", f"goal, steps left: {left}") for left in (4, 3, 2)}
+    assert all(len(view.pictures) == 2 for view in stage.views if plays(view))
+    assert at_goal[0].verdict.startswith("Goal reached! Steps: ")
+    assert at_goal[0].captions == ("world", "goal")
+    assert not any(view.sign for view in stage.views if view.verdict)
 
 
 def test_a_window_that_loses_the_keyboard_lets_go_of_the_keys(stage: Stage) -> None:

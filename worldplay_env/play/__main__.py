@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import gymnasium
 import numpy as np
 import tyro
 
 from worldplay_env.image import fit_image
+from worldplay_env.play.goals import Goals
 from worldplay_env.play.report import in_words
 from worldplay_env.play.script import Recording, Script, read_script
 from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
+from worldplay_env.reach import Reach
 from worldplay_env.starts import NO_PICTURE, choose_start, unused_prompt
 from worldplay_env.world import MID_GREY, WORLDS, Start, World, WorldSpec, describe, load
 
@@ -39,6 +42,9 @@ class Args:
     """"tiny", "scene", "wan-5b", "testcard", or a folder of weights. By default the script's, else "tiny"."""
     compare: str | None = None
     """A second world beside it under the same keys: a name or a folder, or a number for another seed."""
+    task: str | None = None
+    """"reach" to look for the place that a goal picture shows, in at most 12 seconds of video; Enter goes on to the
+    next. By default the script's, else none: walk as you like."""
     image: str | None = None
     """The picture to start from; "none" starts from the prompt alone. By default a bundled picture."""
     prompt: str | None = None
@@ -77,6 +83,7 @@ class Plan:
     first_pictures: tuple[np.ndarray, ...]
     script: Script | None
     settings: dict[str, str | int | None]
+    goals: Goals | None = None
     notes: tuple[str, ...] = ()
     """What of it changes nothing."""
 
@@ -105,6 +112,7 @@ def make_plan(args: Args) -> Plan:
         "image": None,
         "prompt": None,
         "compare": None,
+        "task": None,
     }
     settings |= script.settings if script else {}
     settings |= {name: getattr(args, name) for name in settings if getattr(args, name) is not None}
@@ -117,6 +125,7 @@ def make_plan(args: Args) -> Plan:
         worlds.append(world if another_seed else str(compare))
         seeds.append(int(compare) if another_seed else seed)
     specs = [describe(name) for name in worlds]
+    goals = make_goals(settings["task"], seed, len(worlds))
     fps = specs[0].fps if args.fps is None else args.fps
     if not 0 < fps <= 1000:
         raise ValueError(f"--fps is a number over 0, at most 1000, got {fps}")
@@ -136,8 +145,25 @@ def make_plan(args: Args) -> Plan:
         first_pictures=first_pictures,
         script=script,
         settings=settings,
+        goals=goals,
         notes=notes,
     )
+
+
+def make_goals(task: str | int | None, seed: int, worlds: int) -> Goals | None:
+    """Return the goals of the option `--task`, for a session of so many worlds.
+
+    Raises:
+        ValueError: An unknown task, or one for two worlds.
+    """
+    wanted = Reach.of(None if task is None else str(task))
+    if wanted is None:
+        return None
+    if worlds > 1:
+        raise ValueError("--task is for one world, since each has goals of its own: leave out --compare")
+    limit = gymnasium.spec("WorldPlay/Reach-v0").max_episode_steps
+    assert limit is not None
+    return Goals(wanted, limit, seed)
 
 
 def choose_starts(
@@ -216,7 +242,7 @@ def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) ->
         )
     ]
     studio = Studio(args.out, plan.fps)
-    session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording)
+    session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording, goals=plan.goals)
     code = 0
     try:
         player = Player(session, screen, studio, plan.worlds, plan.first_pictures)

@@ -11,7 +11,26 @@ from typing import Any, Self
 import numpy as np
 
 from worldplay_env.transfer import fetch
-from worldplay_env.world import CHUNK_FRAMES, CHUNK_LATENTS, FIRST_CHUNK_FRAMES, Chunk, Control, Rollout, World
+from worldplay_env.world import CHUNK_FRAMES, CHUNK_LATENTS, FIRST_CHUNK_FRAMES, Chunk, Control, Rollout, Start, World
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One of the worlds that are played side by side.
+
+    Attributes:
+        name: What it is called on the screen.
+        load: Returns the world; called in the session's thread.
+        seed: Of its rollout.
+        start: Where it begins; None for where the session does.
+        uses_prompt: Whether it follows a new prompt.
+    """
+
+    name: str
+    load: Callable[[], World]
+    seed: int = 0
+    start: Start | None = None
+    uses_prompt: bool = True
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ import numpy as np
 import pygame
 
 from worldplay_env.play import keys
+from worldplay_env.play.goals import Aim
 from worldplay_env.play.keys import Command
 from worldplay_env.play.loading import Loading, Progress
 from worldplay_env.play.overlay import Walk
@@ -16,7 +17,7 @@ from worldplay_env.play.report import Figures, in_words
 from worldplay_env.play.screen import Screen, View
 from worldplay_env.play.session import MAKING, Session
 from worldplay_env.play.studio import Studio
-from worldplay_env.world import CHUNK_LATENTS
+from worldplay_env.world import CHUNK_LATENTS, MID_GREY
 
 NOTICE_SECONDS = 3.0
 SIGN_AFTER = 0.25
@@ -196,17 +197,23 @@ class Player:
     def view(self) -> View:
         """Return what the window should show now."""
         session = self._session
-        figures = session.figures()
+        figures, aim = session.figures(), session.aim
         text, since = self._notice
+        pictures = session.pictures or self._first_pictures
+        captions = tuple(lane.name for lane in session.lanes)
+        if aim is not None:
+            pictures += (np.full_like(pictures[0], MID_GREY) if aim.picture is None else aim.picture,)
+            captions += ("goal" if aim.over else f"goal, steps left: {aim.left}",)
         return View(
-            pictures=session.pictures or self._first_pictures,
-            captions=tuple(lane.name for lane in session.lanes),
+            pictures=pictures,
+            captions=captions,
             held=session.held,
             action=keys.action_of(session.held),
             figures=_lines(figures) if session.loaded else (),
             walks=self._walks(),
             notice=text if time.monotonic() - since < NOTICE_SECONDS else "",
             sign=self._sign(figures.chunk),
+            verdict=_verdict(aim),
             progress=self._progress(),
             filming=self._studio.filming,
             paused=session.paused,
@@ -231,7 +238,8 @@ class Player:
         """
         session, activity = self._session, self._session.activity
         waiting = session.waiting()
-        if waiting < SIGN_AFTER or session.error is not None:
+        aim = session.aim
+        if waiting < SIGN_AFTER or session.error is not None or (aim is not None and aim.over):
             return ""
         dots = "." * (1 + int(2 * waiting) % 3)
         if waiting < EXPLAIN_AFTER or activity is None:
@@ -282,6 +290,15 @@ def _lines(figures: Figures) -> tuple[str, ...]:
             lines.append("  ".join(f"{part} {seconds:.2f}" for part, seconds in figures.parts.items()))
     lines.append(f"age {figures.age:.1f} s")
     return tuple(lines)
+
+
+def _verdict(aim: Aim | None) -> str:
+    if aim is None or not aim.over:
+        return ""
+    if aim.reached:
+        return f"Goal reached! Steps: {aim.steps} (Enter: the next goal)"
+    away = f"{aim.distance:.2f} units and {aim.angle:.0f} degrees away"
+    return f"No steps left, and the goal is {away} (Enter: once more)"
 
 
 def _complaint(error: Exception | None) -> str:

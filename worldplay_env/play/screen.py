@@ -34,6 +34,7 @@ class View:
         walks: What the map shows, one a lane; no map if there are none.
         notice: What has just happened.
         sign: Why the picture waits.
+        verdict: How the walk to a goal ended.
         progress: Of loading.
         filming: Seconds of film so far.
         paused: Whether the picture is stopped by request.
@@ -50,6 +51,7 @@ class View:
     walks: tuple[Walk, ...] = ()
     notice: str = ""
     sign: str = ""
+    verdict: str = ""
     progress: Progress | None = None
     filming: float | None = None
     paused: bool = False
@@ -174,6 +176,8 @@ class Screen:
             y = self._say(view.progress.text, y - drawn.get_height() - kind.px(4), width - 2 * kind.px(8))
         if view.sign:
             y = self._say(view.sign, y, room, colour=overlay.FAINT)
+        if view.verdict:
+            y = self._say(view.verdict, y, room, colour=overlay.LIT)
         if view.notice:
             y = self._say(view.notice, y, width - 2 * kind.px(8))
         if view.error:

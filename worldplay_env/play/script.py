@@ -2,7 +2,7 @@
 
 A recording is a file of JSON lines, so that what was recorded is whole whenever the player stops:
 
-    {"world": "tiny", "seed": 0, "image": null, "prompt": null, "compare": null}
+    {"world": "tiny", "seed": 0, "image": null, "prompt": null, "compare": null, "task": null}
     {"keys": [[], ["w"], ["w"], ["w", "right"]]}           the next chunk: the keys of its four latent frames
     {"keys": ["w"]}                                        the same for a whole chunk, shorter to write by hand
     {"keys": [[], [], [], []], "prompt": "it snows"}       ... made from a new prompt
@@ -24,7 +24,7 @@ from worldplay_env.control.actions import KEYS
 from worldplay_env.play.keys import RECORDED, Command
 from worldplay_env.world import CHUNK_LATENTS
 
-SETTINGS = ("world", "seed", "image", "prompt", "compare")
+SETTINGS = ("world", "seed", "image", "prompt", "compare", "task")
 """What the first line of a recording may tell of how it was begun."""
 CUTS = (Command.RESTART, Command.RETURN)
 """Commands after which the world goes on from somewhere else."""
@@ -89,6 +89,15 @@ class Script:
         if part.chunks:
             return part.chunks.pop(0)
         return STAND_STILL if part.commands and part.commands[0][0] > frames_made else None
+
+    def cut_short(self, frames_made: int) -> None:
+        """Drop the chunks before the next cut, and have the commands among them come after so many frames.
+
+        For a world that goes no further.
+        """
+        for part in self._parts[:1]:
+            part.chunks.clear()
+            part.commands = [(min(frame, frames_made), command) for frame, command in part.commands]
 
     def due(self, frames_shown: int) -> Command | None:
         """Take the next command if it was given by the time that so many frames had been shown."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from worldplay_env.control.actions import label_of_keys
+from worldplay_env.play.goals import Aim, Goals
 from worldplay_env.play.keys import Command
-from worldplay_env.play.making import Frame, Making, Moment, Stride
+from worldplay_env.play.making import Frame, Lane, Making, Moment, Stride
 from worldplay_env.play.pacing import Lead, Playback
 from worldplay_env.play.report import Activity, Figures, Update
 from worldplay_env.play.script import ChunkKeys, Recording, Script
@@ -28,25 +29,7 @@ from worldplay_env.world import CHUNK_LATENTS, Rollout, Start, World
 LATENT_FRAMES = 4
 """Images of a latent frame (the start's is a single one)."""
 MAKING = "making the next second"
-
-
-@dataclass(frozen=True)
-class Lane:
-    """One of the worlds that are played side by side.
-
-    Attributes:
-        name: What it is called on the screen.
-        load: Returns the world; called in the session's thread.
-        seed: Of its rollout.
-        start: Where it begins; None for where the session does.
-        uses_prompt: Whether it follows a new prompt.
-    """
-
-    name: str
-    load: Callable[[], World]
-    seed: int = 0
-    start: Start | None = None
-    uses_prompt: bool = True
+LOOKING = "looking for a goal"
 
 
 class Session:
@@ -58,6 +41,7 @@ class Session:
         fps: Frames shown a second.
         script: Whose keys and commands come before a person's.
         recording: What writes the session down; the session does not close it.
+        goals: What is to be reached in the first world; at a goal, or without steps left, it stands still.
         clock: Returns the time in seconds.
     """
 
@@ -69,6 +53,7 @@ class Session:
         *,
         script: Script | None = None,
         recording: Recording | None = None,
+        goals: Goals | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lanes = tuple(lanes)
@@ -80,6 +65,7 @@ class Session:
         self.on_show: Frame | None = None
         """None while the picture of `standing` is on show."""
         self._start, self._script, self._recording, self._clock = start, script, recording, clock
+        self._goals = goals
         self._keys = KeyTimeline(LATENT_FRAMES / fps)
         self._playback: Playback[Frame] = Playback(fps)
         self._lead = Lead(1 / fps)
@@ -140,9 +126,16 @@ class Session:
                 self._recording.command(self.frames_shown, command)
 
     def restart(self) -> bool:
-        """Go back to the start; what was made is dropped. Return whether there was one yet."""
+        """Go back to the start; what was made is dropped. Return whether there was one yet.
+
+        A goal that was reached, or could not be found, gives way to the next.
+        """
         with self._changed:
-            return self._cut(Command.RESTART, self._beginning, [])
+            aim = self.aim
+            done = self._cut(Command.RESTART, self._beginning, [])
+            if done and self._goals is not None and aim is not None and (aim.reached or aim.picture is None):
+                self._goals.next()
+            return done
 
     def bookmark(self) -> bool:
         """Remember the beginning of the chunk on show; return whether there is one yet."""
@@ -206,6 +199,16 @@ class Session:
         if self.on_show is not None:
             return self.on_show.pictures
         return None if self._standing is None else self._standing.pictures
+
+    @property
+    def aim(self) -> Aim | None:
+        """How the walk on show stands to its goal; None without goals, and before a world has prepared its start."""
+        if self._goals is None or self._standing is None:
+            return None
+        frame = self.on_show
+        whole = frame is None or (frame.latent == CHUNK_LATENTS - 1 and frame.index + 1 == frame.stride.frames)
+        walked = self.strides if whole else self.strides[:-1]
+        return self._goals.aim(walked[-1].poses[0][-1] if walked else None, len(walked))
 
     @property
     def held(self) -> frozenset[str]:
@@ -285,10 +288,10 @@ class Session:
             with self._changed:
                 self._error, self._activity = error, None
             return
-        while (begun := self._next_chunk()) is not None:
-            take, making = begun
+        while (begun := self._next_work()) is not None:
+            take, work = begun
             try:
-                self._make(take, making)
+                work()
             except Exception as error:
                 with self._changed:
                     if take == self._take:
@@ -308,6 +311,9 @@ class Session:
             rollouts.append(world.start(lane.start or self._start, lane.seed))
             if self._closing:
                 return False
+        if self._goals is not None:
+            self._activity = Activity(LOOKING, self._clock())
+            self._goals.draw(self._worlds[0], rollouts[0])
         with self._changed:
             self._beginning = Moment(tuple(rollouts), tuple(rollout.picture for rollout in rollouts))
             self._standing, self._rollouts = self._beginning, self._beginning.fork()
@@ -316,10 +322,14 @@ class Session:
             self._activity = None
         return True
 
-    def _next_chunk(self) -> tuple[int, Making] | None:
-        """Wait until a chunk has to be begun, and take its keys; None if the session ends."""
+    def _next_work(self) -> tuple[int, Callable[[], None]] | None:
+        """Wait until a goal is wanted, or a chunk has to be begun, and take its keys; None if the session ends."""
         with self._changed:
             while not self._closing:
+                goals, begun = self._goals, self._beginning
+                if goals is not None and goals.goal is None and begun is not None and self._error is None:
+                    self._activity = Activity(LOOKING, self._clock())
+                    return self._take, partial(goals.draw, self._worlds[0], begun.rollouts[0])
                 wait = self._until_start()
                 if wait == 0 and (asked := self._asked()) is not None:
                     chunk, pressed_at = asked
@@ -328,7 +338,7 @@ class Session:
                     self._unseen += 1
                     what = "reading the new prompt" if chunk.prompt is not None else MAKING
                     self._activity = Activity(what, self._clock())
-                    return self._take, Making(
+                    making = Making(
                         self._worlds,
                         self._rollouts,
                         [label_of_keys(keys) for keys in chunk.keys],
@@ -337,6 +347,7 @@ class Session:
                         self._newest,
                         self._clock,
                     )
+                    return self._take, partial(self._make, self._take, making)
                 # The clock given may be no clock of this machine: `advance` wakes this up as well.
                 self._changed.wait(wait or None)
         return None
@@ -344,6 +355,10 @@ class Session:
     def _until_start(self) -> float | None:
         """Return the seconds until the next chunk may have to be begun; None for nobody knows."""
         if self._error is not None or self._unseen > 0:
+            return None
+        if self._goals is not None and self._goals.over(self._rollouts[0]):
+            if self._script is not None:
+                self._script.cut_short(self.frames_shown + len(self._playback))
             return None
         if self.scripted:
             return 0
