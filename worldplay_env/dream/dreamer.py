@@ -79,6 +79,11 @@ class Dreamer:
         self._cache: KeyValueCache | None = None
         self._text: OrderedDict[EncodedPrompt, list[KeysValues]] = OrderedDict()
 
+    @property
+    def buffered(self) -> int:
+        """Worlds that there are key/value buffers for."""
+        return self._cache.batch if self._cache is not None else 0
+
     def forget(self) -> None:
         """Give back buffers and prompts' keys and values; the next call makes them anew."""
         self._cache = None

@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from worldplay_env import memory
-from worldplay_env.dream.dreamer import Dreamer
+from worldplay_env.dream.dreamer import Dreamer, Dreamt
+from worldplay_env.dream.groups import first_and_later, memory_length, stacked
 from worldplay_env.dream.rollout import DreamRollout, EncodedPrompt, PastChunk, image_noise, read_rollout
+from worldplay_env.dream.room import OutOfMemoryError, Room, is_out_of_memory
 from worldplay_env.image import fit_image
 from worldplay_env.model.autoencoder import Autoencoder, DecoderState, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.model.config import WorldConfig
@@ -113,6 +115,7 @@ class DreamWorld(World):
         self._sample_image = sample_image
         self._mixed_ages = self._is_launch_bound() if mixed_ages is None else mixed_ages
         self._dreamer = Dreamer(config, self.transformer, select)
+        self._room = Room(config, text_encoder, self.device, self.dtype, latents_per_decode)
         self._pictures: OrderedDict[tuple[bytes, int | None], Tensor] = OrderedDict()
         self._prompts: WeakValueDictionary[str, EncodedPrompt] = WeakValueDictionary()
         self._lock = threading.Lock()
@@ -175,10 +178,17 @@ class DreamWorld(World):
             tokens, most = self.text_encoder.token_count(prompt), self.config.text.text_len
             if tokens > most:
                 warnings.warn(f"the prompt has {tokens} tokens, of which {most} count: {prompt!r}", stacklevel=2)
-            with self._exclusively():
-                embedding = self.text_encoder.encode([prompt])[0].to(self.device)
+            try:
+                embedding = self._embedded(prompt)
+            except OutOfMemoryError:  # which gave back the buffers of chunks
+                embedding = self._embedded(prompt)
             encoded = self._prompts[prompt] = EncodedPrompt(prompt, embedding)
         return encoded
+
+    def _embedded(self, prompt: str) -> Tensor:
+        assert self.text_encoder is not None
+        with self._exclusively():
+            return self.text_encoder.encode([prompt])[0].to(self.device)
 
     def load_rollout(self, path: str | Path) -> DreamRollout:
         """Read a rollout that `DreamRollout.save` wrote, in this process or another.
@@ -229,10 +239,17 @@ class DreamWorld(World):
         decode: Decode = True,
     ) -> list[Chunk]:
         """Make one chunk for every rollout, all of them or none (see `World.step`)."""
+        return self._room.retried(lambda: self._step(rollouts, controls, noise, decode))
+
+    def _step(
+        self, rollouts: Sequence[DreamRollout], controls: Sequence[Control], noise: Tensor | None, decode: Decode
+    ) -> list[Chunk]:
         with self._exclusively():
             self._check(rollouts, controls, noise)
+            passes = self._passes(rollouts)
+            self._room.make(max(map(len, passes), default=0), self._dreamer.buffered)
             made: dict[int, _Made] = {}
-            for members in self._passes(rollouts):
+            for members in passes:
                 group, cameras = [rollouts[index] for index in members], [controls[index] for index in members]
                 own_noise = None if noise is None else noise[members]
                 made.update(zip(members, self._step_group(group, cameras, own_noise, decode), strict=True))
@@ -251,12 +268,7 @@ class DreamWorld(World):
 
     def _stream(self, rollout: DreamRollout, control: Control) -> Generator[Tensor, None, Chunk]:
         before = rollout.chunks
-        with self._exclusively():
-            watch = Stopwatch(self.device)
-            dreamt = self._dreamer.dream([rollout], [control], None, watch)
-            self._require_finite(dreamt.latents)
-            state = self._caught_up(rollout)
-            timings = watch.seconds()
+        dreamt, state, timings = self._room.retried(lambda: self._dreamt(rollout, control))
         parts: list[Tensor] = []
         for latent in dreamt.latents.split(1, dim=2):
             with self._exclusively():
@@ -270,11 +282,22 @@ class DreamWorld(World):
             yield parts[-1]
         return Chunk(torch.cat(parts), dreamt.latents[0].clone(), control.poses, dreamt.memory[0], timings)
 
+    def _dreamt(
+        self, rollout: DreamRollout, control: Control
+    ) -> tuple[Dreamt, DecoderState | None, dict[str, float]]:
+        """Return the latents of a rollout's next chunk, the decoder's state before it, and the time they took."""
+        with self._exclusively():
+            self._room.make(1, self._dreamer.buffered)
+            watch = Stopwatch(self.device)
+            dreamt = self._dreamer.dream([rollout], [control], None, watch)
+            self._require_finite(dreamt.latents)
+            return dreamt, self._caught_up(rollout), watch.seconds()
+
     def _passes(self, rollouts: Sequence[DreamRollout]) -> list[list[int]]:
         """Return the indices of the rollouts that go through the networks together."""
         groups: dict[int, list[int]] = defaultdict(list)
         for index, rollout in enumerate(rollouts):
-            groups[0 if self._mixed_ages else _memory_length(rollout)].append(index)
+            groups[0 if self._mixed_ages else memory_length(rollout)].append(index)
         most = ROLLOUTS_AT_ONCE_ON_CPU if self.device.type == "cpu" else max(len(rollouts), 1)
         return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
 
@@ -292,8 +315,8 @@ class DreamWorld(World):
         states: list[DecoderState | None] = [None] * len(rollouts)
         made = [dreamt.latents]
         if decode:
-            for members in _first_and_later(rollouts):
-                before = _stack([self._caught_up(rollouts[index]) for index in members])
+            for members in first_and_later(rollouts):
+                before = stacked([self._caught_up(rollouts[index]) for index in members])
                 pixels, state = self._decode(dreamt.latents[members], before)
                 made.append(pixels)
                 shown = pixels[:, :, -1:] if decode == "newest" else pixels
@@ -353,41 +376,14 @@ class DreamWorld(World):
             try:
                 yield
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._dreamer.forget()
                 traceback.clear_frames(error.__traceback__)  # they would keep the tensors of the failed call alive
-                raise WorldError(
+                raise OutOfMemoryError(
                     f"out of memory on {self.device}; no rollout was changed. Step fewer rollouts at once, or load "
                     f"the world with fewer latents_per_decode (now {self._latents_per_decode})."
                 ) from error
-
-
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    # On a CPU torch has no class for it.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _memory_length(rollout: DreamRollout) -> int:
-    """Return how many latent frames the next chunk of a rollout sees."""
-    return min(rollout.chunks * CHUNK_LATENTS, memory.MEMORY)
-
-
-def _first_and_later(rollouts: Sequence[DreamRollout]) -> list[list[int]]:
-    """Return the indices of the rollouts that are at their first chunk, and of the others; those that are not empty.
-
-    A first chunk has fewer frames, and no decoder state before it.
-    """
-    parts = [
-        [index for index, rollout in enumerate(rollouts) if bool(rollout.chunks) == later] for later in (False, True)
-    ]
-    return [part for part in parts if part]
-
-
-def _stack(states: list[DecoderState | None]) -> DecoderState | None:
-    """Join decoder states, which are all None, at a first chunk, or all there."""
-    known = [state for state in states if state is not None]
-    return DecoderState.stack(known) if known else None
 
 
 def _to_frames(pixels: Tensor) -> Tensor:

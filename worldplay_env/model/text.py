@@ -104,6 +104,11 @@ class TextEncoder:
                 self._model = self._load_model()
             return self._model
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the encoder is in memory."""
+        return self._model is not None
+
     def release(self) -> None:
         """Give back the encoder's memory; known prompts stay known, and a new one loads the encoder again."""
         with self._lock:
