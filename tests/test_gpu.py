@@ -10,6 +10,7 @@ import torch
 from small_world import begin, small_world, wander
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.dream.room import free_bytes
 from worldplay_env.scenes.build import HELD_OUT_SEED, build, stack
 from worldplay_env.scenes.render import Renderer
 
@@ -86,3 +87,17 @@ def test_a_rollout_saved_on_a_gpu_goes_on_without_one(tmp_path: Path) -> None:
     [chunk] = here.step([loaded], [PATH[2]])
     assert chunk.frames is not None
     assert chunk.frames.device.type == "cpu"
+
+
+def test_memory_that_torch_keeps_back_counts_as_free() -> None:
+    device, size = torch.device("cuda"), 1 << 28
+    before = free_bytes(device)
+    assert before is not None
+    taken = torch.empty(size, dtype=torch.uint8, device=device)
+    between = free_bytes(device)
+    assert between is not None
+    assert before - between == pytest.approx(size, rel=0.2)
+    del taken
+    after = free_bytes(device)
+    assert after is not None
+    assert after - between == pytest.approx(size, rel=0.2)

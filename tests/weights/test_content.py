@@ -72,3 +72,16 @@ def test_weights_that_change_while_they_are_read_are_no_world(
     monkeypatch.setattr(checkpoint, "load_autoencoder", slowly)
     with pytest.raises(CheckpointError, match="changed while they were read"):
         worldplay_env.load(tmp_path)
+
+
+def test_a_text_encoder_that_changed_since_is_not_read_into_the_old_world(tmp_path: Path) -> None:
+    write_compact(tmp_path)
+    world = worldplay_env.load(tmp_path)
+    rollout = world.start(worldplay_env.Start(prompt="a place"), 0)
+    world.release()  # type: ignore[attr-defined]
+    change_a_value(tmp_path / "text_encoder.safetensors")
+    rollout.set_prompt("a place")  # which is known
+    with pytest.raises(CheckpointError, match=r"text_encoder\.safetensors: changed since the world was loaded"):
+        rollout.set_prompt("another")
+    change_a_value(tmp_path / "text_encoder.safetensors")
+    rollout.set_prompt("another")

@@ -64,6 +64,8 @@ def load(
 
     from worldplay_env.dream.world import DreamWorld
     from worldplay_env.weights import checkpoint
+    from worldplay_env.weights.content import remembered
+    from worldplay_env.weights.files import weight_files
 
     if weights not in (None, "random"):
         raise ValueError(f'weights must be None (the world\'s own) or "random", got {weights!r}')
@@ -80,7 +82,11 @@ def load(
             checkpoint.load_transformer(files.transformer if files else random, config.transformer, **place),
             checkpoint.load_autoencoder(files.autoencoder if files else random, config.autoencoder, **place),
             checkpoint.load_text_encoder(
-                files.text_encoder if files else random, files.tokenizer if files else None, config.text, **place
+                files.text_encoder if files else random,
+                files.tokenizer if files else None,
+                config.text,
+                unchanged=remembered(weight_files(files.text_encoder) if files else []),
+                **place,
             ),
             weights=(files.revision or files.content_hash[:12]) if files else "random",
             weights_hash=known_as,

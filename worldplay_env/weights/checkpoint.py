@@ -135,6 +135,7 @@ def load_text_encoder(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    unchanged: Callable[[], bool] = lambda: True,
 ) -> TextEncoder:
     """Return the text encoder; its tensors are checked now, and read when the first prompt is encoded.
 
@@ -144,6 +145,8 @@ def load_text_encoder(
         config: Sizes.
         device: Where the embeddings are made.
         dtype: As in `load_text_model`.
+        unchanged: Whether the tensors are still the ones that are meant; asked whenever they are to be read, and if
+            they are not, that is a CheckpointError.
 
     Raises:
         CheckpointError: As in `load_transformer`, or the tokenizer that the weights were trained with is not given.
@@ -153,8 +156,14 @@ def load_text_encoder(
             raise CheckpointError("this text encoder needs the folder of its tokenizer's files, and none was given")
         with opened(source, torch.device("cpu")) as entries:
             match_entries(on_meta(functools.partial(text_model, config)), entries)
+
+    def load_model() -> nn.Module:
+        if not unchanged():
+            raise CheckpointError(f"{source}: changed since the world was loaded; load the world again")
+        return load_text_model(source, config, device=device, dtype=dtype)
+
     return TextEncoder(
-        functools.partial(load_text_model, source, config, device=device, dtype=dtype),
+        load_model,
         functools.partial(load_tokenizer, None if config.bytes_tokenizer else tokenizer),
         config.text_len,
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +51,16 @@ def file_sha256(path: Path, *, trust_name: bool = True) -> str:
             return digest
         _known[key] = digest
     return _known[key]
+
+
+def remembered(paths: Iterable[Path]) -> Callable[[], bool]:
+    """Return what tells whether files still have the content that they have now."""
+    known = {path: file_sha256(path) for path in paths}
+
+    def unchanged() -> bool:
+        return all(path.is_file() and file_sha256(path) == digest for path, digest in known.items())
+
+    return unchanged
 
 
 def files_hash(config: WorldConfig, parts: Mapping[str, Iterable[Path]]) -> str:
