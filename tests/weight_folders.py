@@ -88,7 +88,7 @@ def write_wan(folder: Path) -> Path:
     write_text_shards(folder / "text_encoder")
     ByT5Tokenizer().save_pretrained(folder / "tokenizer")
     for name in ("special_tokens_map.json", "spiece.model", "tokenizer.json"):  # which this tokenizer does not read
-        (folder / "tokenizer" / name).write_text("{}")
+        (folder / "tokenizer" / name).write_text(json.dumps({"stands for": name}))
     return folder
 
 
