@@ -70,6 +70,17 @@ def test_where_memory_is_not_counted_the_text_encoder_stays() -> None:
     assert loads.encoder.loaded
 
 
+@pytest.mark.parametrize(("fraction", "free"), [(1.0, 40 + 30 - 25), (0.5, 50 - 25)])
+def test_what_torch_keeps_back_is_free_up_to_what_it_may_take(
+    monkeypatch: pytest.MonkeyPatch, fraction: float, free: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 25)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction)
+    assert room.free_bytes(torch.device("cuda")) == free
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_it_leaves_for_a_chunk_that_would_not_fit_and_comes_back_for_a_new_prompt(
     free: dict[str, int | None], streamed: bool

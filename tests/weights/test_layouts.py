@@ -146,6 +146,15 @@ def test_a_text_encoder_in_wans_names_is_loaded() -> None:
     assert_same(load_text_model(theirs, TINY.text).state_dict(), state)
 
 
+def test_a_text_encoder_of_comfyui_brings_its_words_along_unread() -> None:
+    state = load_text_model(RandomWeights(3), TINY.text).state_dict()
+    names = [name for name in state if name != "encoder.embed_tokens.weight"]
+    theirs = {name: state[name].to(torch.float8_e4m3fn) for name in names}
+    theirs |= {"spiece_model": torch.zeros(9, dtype=torch.uint8)}
+    found = load_text_model(theirs, TINY.text).state_dict()
+    assert_same({name: found[name] for name in names}, {name: theirs[name].float() for name in names})
+
+
 def test_what_wans_own_weights_lack_is_told_with_what_they_were_taken_for(tensors: Tensors) -> None:
     plain = {name: tensor for name, tensor in tensors.items() if "action_embedder" not in name}
     with pytest.raises(CheckpointError, match=r"taken for: Wan's own names\); 4 missing: .*action_embedder"):

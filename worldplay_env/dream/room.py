@@ -29,9 +29,11 @@ def free_bytes(device: torch.device) -> int | None:
     """Return how much of a GPU's memory can still be taken by this process; None for another kind of device."""
     if device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(device)
+    free, total = torch.cuda.mem_get_info(device)
+    used = torch.cuda.memory_allocated(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
     # What torch holds back for itself and does not use is free to it.
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(free + torch.cuda.memory_reserved(device), allowed) - used
 
 
 class Room:
