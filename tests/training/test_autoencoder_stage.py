@@ -92,8 +92,10 @@ def test_depth_is_judged_by_its_logarithm_on_surfaces_alone() -> None:
     torch.testing.assert_close(target.flatten(), -torch.tensor([1.0, 2.0, 4.0, depth.FARTHEST]).log())
     assert depth.error(target + 0.1, target) == pytest.approx(0.1, abs=1e-5)
     assert depth.error(depth.target(torch.tensor([[1.0, 2.0], [4.0, 1.0]])), target) < 1e-6
-    blocks = depth.target(torch.arange(1.0, 33.0).view(4, 8), rows=2)
-    torch.testing.assert_close(blocks[0, 1], -torch.tensor([3.0, 4, 11, 12, 19, 20, 27, 28]).log())
+    first = torch.tensor([[True, False], [False, False]])
+    assert depth.error(target + torch.tensor([[0.2, 0.0], [0.0, 0.0]]), target, first) == pytest.approx(0.2, abs=1e-5)
+    blocks = depth.cells(torch.arange(1.0, 33.0).view(4, 8), rows=2)
+    assert blocks[0, 1].tolist() == [3, 4, 11, 12, 19, 20, 27, 28]
 
 
 def test_an_autoencoder_whose_latents_were_not_measured_is_refused() -> None:

@@ -18,7 +18,8 @@ from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.training import distill
 from worldplay_env.training.data import SceneClips
 from worldplay_env.training.distill import DistillOptions, Rollouts, draw, draw_true, rollout_losses
-from worldplay_env.training.dreamer import Dreamer, fresh, is_inside, roll_out, without_prompts
+from worldplay_env.training.dreamer import Dreamer, fresh, is_inside, without_prompts
+from worldplay_env.training.held_out import roll_out
 from worldplay_env.training.latents import LatentPaths, render_paths
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.paths import plan

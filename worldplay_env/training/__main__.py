@@ -1,7 +1,8 @@
-"""`python -m worldplay_env.training autoencoder | transformer | distill | export`: what made the embedded world.
+"""`python -m worldplay_env.training STAGE`: what made the embedded world, and what is measured of it.
 
-The stages in their order; each is resumed by the same command. What a later stage reads of an earlier one is small
-(`training.checkpoint` says which files), so that they may run on different machines.
+The stages in their order: autoencoder, transformer, distill, export. Each is resumed by the same command. What a
+later stage reads of an earlier one is small (`training.checkpoint` says which files), so that they may run on
+different machines. `report` holds the noted figures against each stage's gates, `diagnose` measures why they are off.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import tyro
 
 from worldplay_env.training.autoencoder import AutoencoderOptions
+from worldplay_env.training.diagnose import DiagnoseOptions, ReportOptions
 from worldplay_env.training.distill import DistillOptions
 from worldplay_env.training.export import ExportOptions
 from worldplay_env.training.transformer import TransformerOptions
@@ -21,6 +23,8 @@ STAGES: dict[str, Callable[..., Any]] = {
     "transformer": TransformerOptions,
     "distill": DistillOptions,
     "export": ExportOptions,
+    "report": ReportOptions,
+    "diagnose": DiagnoseOptions,
 }
 
 

@@ -277,7 +277,7 @@ def losses(
     pixels = F.l1_loss(rebuilt, video) + 0.5 * F.mse_loss(rebuilt, video)
     edges = gradient_loss(rebuilt, video)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    read, truth = model.read_depth(mean), depth.target(true_depth)
+    read, truth = model.read_depth(mean), depth.cells(depth.target(true_depth))
     depths = depth.loss(read, truth)
     loss = pixels + options.edges * edges + options.kl * divergence + options.depth * depths
     with torch.no_grad():
@@ -316,7 +316,7 @@ def report(run: Run[DepthAutoencoder], held_out: Clips, measured: Tensor | None,
     figures = {
         "held-out psnr": float(decibels.mean()),
         "worst frame": float(decibels.min()),
-        "depth error": float(depth.error(read, depth.target(held_out.depth))),
+        "depth error": float(depth.error(read, depth.cells(depth.target(held_out.depth)))),
     }
     run.notes |= {name: round(value, 3) for name, value in figures.items()}
     if measured is not None:

@@ -22,19 +22,20 @@ _BEND = 0.2
 """Error of the logarithm up to which the loss is quadratic."""
 
 
-def target(depth: Tensor, rows: int = 1, columns: int = 1) -> Tensor:
-    """Return the logarithms of inverse depth that blocks of latent pixels cover.
+def cells(values: Tensor, rows: int = 1, columns: int = 1) -> Tensor:
+    """Gather what blocks of latent pixels cover: [..., CELLS h, CELLS w] to [..., h / rows, w / columns, cells].
 
     Args:
-        depth: [..., CELLS h, CELLS w] along the optical axis, in units; inf for sky.
+        values: One a cell.
         rows: Latent pixels in a block, down.
         columns: And across.
-
-    Returns:
-        float32 [..., h / rows, w / columns, cells of a block].
     """
-    logarithm = -depth.float().clamp(NEAREST, FARTHEST).log()
-    return rearrange(logarithm, "... (y py) (x px) -> ... y x (py px)", py=CELLS * rows, px=CELLS * columns)
+    return rearrange(values, "... (y py) (x px) -> ... y x (py px)", py=CELLS * rows, px=CELLS * columns)
+
+
+def target(depth: Tensor) -> Tensor:
+    """Return the logarithm of inverse depth along the optical axis, in units; inf for sky: float32."""
+    return -depth.float().clamp(NEAREST, FARTHEST).log()
 
 
 def loss(read: Tensor, truth: Tensor) -> Tensor:
@@ -42,8 +43,13 @@ def loss(read: Tensor, truth: Tensor) -> Tensor:
     return F.smooth_l1_loss(read.float(), truth, beta=_BEND)
 
 
-def error(read: Tensor, truth: Tensor) -> Tensor:
-    """Return the root mean square error of logarithms of inverse depth where the truth is a surface, not sky."""
+def error(read: Tensor, truth: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Return the root mean square error of logarithms of inverse depth where the truth is a surface, not sky.
+
+    Of those cells, the ones that count: bool in the shape of the truth; None: all.
+    """
     surface = truth > 1e-3 - math.log(FARTHEST)
+    if counts is not None:
+        surface = surface & counts
     squares = torch.where(surface, (read.float() - truth).square(), 0.0)
     return (squares.sum() / surface.sum().clamp(min=1)).sqrt()

@@ -29,12 +29,13 @@ from worldplay_env.training import checkpoint, transformer
 from worldplay_env.training.dreamer import (
     Dreamer,
     denoise,
+    depth_loss,
     fresh,
     is_inside,
     remember,
-    report,
     without_prompts,
 )
+from worldplay_env.training.held_out import report
 from worldplay_env.training.latents import Chunks, LatentPaths
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.parallel import peers
@@ -82,7 +83,7 @@ class DistillOptions(DreamerOptions):
     contrast: float = 0.15
     """Weight of the score of their contrasts."""
     decoded: int = 16
-    """Chunks of a step that are decoded for both."""
+    """Chunks of a step that are decoded for both; with 0 the latents alone are compared, in half the time."""
     memory_noise: float = 0.1
 
     def run(self) -> None:
@@ -237,11 +238,20 @@ def rollout_losses(
     """Return the losses of the four steps' predictions, and what was "made", [b, C, 4, h, w]."""
     chunks = batch.chunks
     text = fused.text(dreamer.embed(batch.tokens, batch.mask))
-    predictions = denoise(fused, chunks, batch.noise, text, remember(fused, chunks, text))
+    remembered: list[Tensor] = []
+    coming: list[Tensor] = []
+    memory = remember(fused, chunks, text, remembered)
+    predictions = denoise(fused, chunks, batch.noise, text, memory, coming)
     pairs = [prediction.unflatten(0, (-1, SAMPLES)) for prediction in predictions]  # [b, 2, C, 4, h, w]
     scores = [latent_score(pair, chunks.clean, batch.asked, batch.invented) for pair in pairs]
     latents = sum(share * score for share, score in zip(STEP_WEIGHTS, scores, strict=True)) / sum(STEP_WEIGHTS)
+    depths = depth_loss(dreamer, chunks, remembered, coming)
+    made = pairs[-1][:, 0]
+    found = {"last step": scores[-1], "depth": depths, "made": made}
+    loss = latents + options.depth * depths
     few = slice(len(batch.context))  # the chunks that are compared as pictures
+    if not len(batch.context):
+        return {"loss": loss, **found}
     shown = partial(pictures, autoencoder, context=batch.context)
     with torch.no_grad():
         truth = shown(chunks.clean[few])
@@ -249,6 +259,5 @@ def rollout_losses(
     asked, invented = batch.asked[few], batch.invented[few]
     pixels = pixel_score(first, second, truth, asked, invented)
     contrast = contrast_score(first, second, truth, asked & ~invented)
-    loss = latents + options.pixels * pixels + options.contrast * contrast
-    made = pairs[-1][:, 0]
-    return {"loss": loss, "last step": scores[-1], "pixels": pixels, "contrast": contrast, "made": made}
+    loss = loss + options.pixels * pixels + options.contrast * contrast
+    return {"loss": loss, **found, "pixels": pixels, "contrast": contrast}

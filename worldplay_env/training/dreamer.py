@@ -1,27 +1,22 @@
-"""What the two stages of the transformer share: networks, the four-step sampler, held-out rollouts."""
+"""What the two stages of the transformer share: networks, prefill, the four-step sampler, the loss of depth."""
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from worldplay_env.evaluation.metrics import psnr
 from worldplay_env.model import sampler
 from worldplay_env.model.attention import KeysValues
-from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8
+from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import WorldConfig
 from worldplay_env.model.text import embed, text_model
 from worldplay_env.model.transformer import Transformer
 from worldplay_env.training import checkpoint, depth
 from worldplay_env.training.autoencoder import channels_last, measured_config
-from worldplay_env.training.latents import Chunks, LatentPaths
-from worldplay_env.training.paths import memory_length
+from worldplay_env.training.latents import Chunks
 from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.run import Run, compute_dtype
 from worldplay_env.weights.checkpoint import initialise, load_autoencoder
 from worldplay_env.world import CHUNK_LATENTS
 
@@ -44,9 +39,9 @@ class Dreamer(nn.Module):
         self.patch = rows, columns
         self.depth = nn.Linear(config.transformer.dim, depth.CELLS**2 * rows * columns)
 
-    def true_depth(self, frames: Tensor) -> Tensor:
-        """Return what is to be read from the tokens of frames: [M, n, cells] of their depth [M, 2 h, 2 w]."""
-        return depth.target(frames, *self.patch).flatten(1, 2)
+    def cells(self, frames: Tensor) -> Tensor:
+        """Return what the tokens of M frames cover, [M, n, cells], of values [M, CELLS h, CELLS w]."""
+        return depth.cells(frames, *self.patch).flatten(1, 2)
 
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return prompt embeddings [b, text_len, text_dim] of token ids and their mask [b, text_len]."""
@@ -91,8 +86,32 @@ def trained_autoencoder(run_folder: Path, device: torch.device, dtype: torch.dty
     return channels_last(autoencoder.requires_grad_(False))
 
 
+def depth_loss(dreamer: Dreamer, chunks: Chunks, remembered: list[Tensor], coming: list[Tensor]) -> Tensor:
+    """Return the loss of the depth that is read from the tokens of chunks and of their memory.
+
+    Args:
+        dreamer: Its head reads.
+        chunks: b chunks with memories of K latent frames.
+        remembered: The tokens behind each block of the memory, see `FusedTransformer.prefill`; empty without memory.
+        coming: Those of the chunks, D draws of each.
+    """
+    past, future = chunks.depth.split((chunks.memory.shape[2], CHUNK_LATENTS), dim=1)
+    draws = len(coming[DEPTH_BLOCK]) // (len(future) * CHUNK_LATENTS)
+    parts = [(coming, future.repeat_interleave(draws, 0))] + ([(remembered, past)] if remembered else [])
+    losses = [
+        depth.loss(dreamer.depth(tokens[DEPTH_BLOCK].float()), dreamer.cells(depth.target(true.flatten(0, 1))))
+        for tokens, true in parts
+    ]
+    return torch.stack(losses).mean()
+
+
 def denoise(
-    fused: FusedTransformer, chunks: Chunks, noise: Tensor, text: list[KeysValues], memory: list[KeysValues] | None
+    fused: FusedTransformer,
+    chunks: Chunks,
+    noise: Tensor,
+    text: list[KeysValues],
+    memory: list[KeysValues] | None,
+    hidden: list[Tensor] | None = None,
 ) -> list[Tensor]:
     """Run the four steps of the schedule (spec section 7) and return each one's prediction of the clean chunks.
 
@@ -105,6 +124,7 @@ def denoise(
         noise: float32 [b D, C, 4, h, w] that they are made from: D draws of each, those of one chunk side by side.
         text: What `fused.text` returned for their prompts.
         memory: What `remember` returned for them.
+        hidden: Where the tokens behind each block of the first step are added.
 
     Returns:
         Four of float32 [b D, C, 4, h, w].
@@ -118,7 +138,15 @@ def denoise(
     predictions = []
     for step, timestep in enumerate(sampler.TIMESTEPS):
         timesteps = torch.where(known, sampler.KNOWN_TIMESTEP, timestep)
-        flow = fused.velocity(x, timesteps, chunks.labels[:, length:], chunks.viewmats[:, length:], text, memory)
+        flow = fused.velocity(
+            x,
+            timesteps,
+            chunks.labels[:, length:],
+            chunks.viewmats[:, length:],
+            text,
+            memory,
+            None if step else hidden,
+        )
         predictions.append(torch.where(mask, clean, x - sampler.SIGMAS[step] * flow))
         x = torch.where(mask, x, sampler.euler_step(x, flow, step)).detach()
     return predictions
@@ -135,115 +163,6 @@ def remember(
     return fused.prefill(
         chunks.memory, timesteps, chunks.labels[:, :length], chunks.viewmats[:, :length], text, hidden
     )
-
-
-@torch.no_grad()
-def roll_out(
-    dreamer: Dreamer,
-    paths: LatentPaths,
-    chunks: int,
-    dtype: torch.dtype,
-    seed: int = 0,
-    *,
-    true_memory: bool = False,
-) -> Tensor:
-    """Dream the first chunks of all paths from their first picture: latents float32 [N, C, 4 chunks, h, w].
-
-    Memory is what was dreamt before, or with `true_memory` the true latents.
-    """
-    fused = FusedTransformer(dreamer.transformer, dtype)
-    device = paths.latents.device
-    rows = torch.arange(len(paths), device=device)
-    text = fused.text(dreamer.embed(paths.tokens, paths.mask))
-    history = paths.latents.clone()
-    dreamt = []
-    generator = torch.Generator(device).manual_seed(seed)
-    for chunk in range(chunks):
-        part = paths.take(rows, torch.full_like(rows, chunk), memory_length(chunk), history=history)
-        noise = torch.randn(part.clean.shape, generator=generator, device=device)
-        made = denoise(fused, part, noise, text, remember(fused, part, text))[-1]
-        dreamt.append(made)
-        if not true_memory:
-            history[:, chunk * CHUNK_LATENTS : (chunk + 1) * CHUNK_LATENTS] = made.transpose(1, 2).half()
-    return torch.cat(dreamt, dim=2)
-
-
-@torch.no_grad()
-def read_depth(dreamer: Dreamer, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Return how far the depth of chunks is off that is read from their tokens, at the first step from noise.
-
-    The root mean square error of the logarithm over the first chunks of all paths, which have true memory.
-    """
-    fused = FusedTransformer(dreamer.transformer, dtype)
-    device = paths.latents.device
-    rows = torch.arange(len(paths), device=device)
-    text = fused.text(dreamer.embed(paths.tokens, paths.mask))
-    generator = torch.Generator(device).manual_seed(seed)
-    squares = []
-    for chunk in range(1, chunks):
-        part = paths.take(rows, torch.full_like(rows, chunk), memory_length(chunk))
-        noise = torch.randn(part.clean.shape, generator=generator, device=device)
-        hidden: list[Tensor] = []
-        length = part.memory.shape[2]
-        timesteps = torch.full((len(rows), CHUNK_LATENTS), sampler.TIMESTEPS[0], device=device)
-        fused.velocity(
-            noise,
-            timesteps,
-            part.labels[:, length:],
-            part.viewmats[:, length:],
-            text,
-            remember(fused, part, text),
-            hidden,
-        )
-        truth = dreamer.true_depth(part.depth[:, length:].flatten(0, 1))
-        squares.append(depth.error(dreamer.depth(hidden[DEPTH_BLOCK].float()), truth).square())
-    return torch.stack(squares).mean().sqrt()
-
-
-@torch.no_grad()
-def decode(autoencoder: Autoencoder, latents: Tensor, at_once: int = 8) -> Tensor:
-    """Decode whole videos [N, C, T, h, w] to frames uint8 [N, 4 T - 3, H, W, 3]."""
-    parts = [pixels_to_uint8(autoencoder.decode(part)[0]) for part in latents.split(at_once)]
-    return torch.cat(parts).permute(0, 2, 3, 4, 1).contiguous()
-
-
-def report(run: Run[Dreamer], autoencoder: Autoencoder, paths: LatentPaths, chunks: int) -> None:
-    """Log how held-out rollouts of so many chunks compare with the truth, and show some: truth above, dream below.
-
-    Figures are PSNR of whole frames: of all chunks, of the last, of the autoencoder, of repeating the first frame.
-    """
-    assert paths.frames is not None
-    frames = 4 * CHUNK_LATENTS * chunks - 3
-    truth = paths.frames[:, :frames]
-    dtype, few = compute_dtype(run.device), min(4, chunks)
-    dreamt = decode(autoencoder, roll_out(run.averaged, paths, chunks, dtype))
-    single = decode(autoencoder, roll_out(run.averaged, paths, few, dtype, true_memory=True))
-    rebuilt = decode(autoencoder, paths.latents[:, : CHUNK_LATENTS * chunks].transpose(1, 2).float())
-    each = _decibels(dreamt, truth)  # [N, frames]
-    bounds = [0] + [13 + 16 * chunk for chunk in range(chunks)]
-    figures = {
-        "held-out psnr": float(each.mean()),
-        "psnr of short term": float(each[:, 1 : bounds[few]].mean()),
-        "psnr of true memory": float(_decibels(single, truth[:, : bounds[few]])[:, 1:].mean()),
-        "psnr of last chunk": float(each[:, bounds[-2] :].mean()),
-        "psnr of autoencoder": float(_decibels(rebuilt, truth).mean()),
-        "psnr of first frame": float(_decibels(truth[:, :1].expand_as(truth), truth)[:, 1:].mean()),
-        "depth error": float(read_depth(run.averaged, paths, few, dtype)) if few > 1 else math.nan,
-        "contrast": float(dreamt.float().std((2, 3)).mean() / truth.float().std((2, 3)).mean()),
-    }
-    run.notes |= {name: round(value, 3) for name, value in figures.items()}
-    run.report(figures)
-    by_chunk = [float(each[:, first:end].mean()) for first, end in pairwise(bounds)]
-    print("  psnr by chunk:", *(f"{value:.2f}" for value in by_chunk), flush=True)
-    shown = [end - 1 for end in bounds[1:]][:: max(1, chunks // 4)][:5]
-    pairs = [video[path, shown] for path in range(min(4, len(paths))) for video in (truth, dreamt)]
-    run.show("rollouts", torch.cat([torch.cat(list(row), dim=1) for row in pairs], dim=0))
-
-
-def _decibels(video: Tensor, truth: Tensor) -> Tensor:
-    """Return the PSNR of each frame of videos uint8 [N, F, H, W, 3]: float [N, F]."""
-    each = [psnr(*pair) for pair in zip(video, truth, strict=True)]
-    return torch.stack(each)
 
 
 def without_prompts(tokens: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:

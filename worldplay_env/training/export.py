@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldplay_env.model.config import TINY_V1, WorldConfig
-from worldplay_env.training import checkpoint
+from worldplay_env.training import checkpoint, held_out
 from worldplay_env.training.autoencoder import DepthAutoencoder, measured_config
 from worldplay_env.training.checkpoint import Saved
 from worldplay_env.training.dreamer import Dreamer
@@ -31,17 +31,7 @@ MOST_BYTES = 40_000_000
 """Of all files together: the weights are part of the package."""
 FILES = ("transformer.safetensors", "text_encoder.safetensors", "autoencoder.safetensors", "README.md", "config.json")
 
-FIGURES = {
-    "held-out psnr": "dB, the mean of all frames",
-    "worst frame": "dB, the lowest of any frame",
-    "psnr of short term": "dB, of chunks 0 to 3",
-    "psnr of true memory": "dB, of chunks 0 to 3, each with the true past as memory",
-    "depth error": "root mean square error of the logarithm of depth, as it can be read linearly",
-    "psnr of last chunk": "dB, of the last chunk of a path",
-    "psnr of autoencoder": "dB, of the same videos encoded and decoded: the most that can be had",
-    "psnr of first frame": "dB, of showing the first frame all along",
-    "contrast": "of dreamt frames relative to the true ones: 1 is right",
-}
+FIGURES = {"worst frame": "dB, the lowest of any frame", **held_out.FIGURES}
 """What the stages' figures mean, by the names that they have in a run's notes."""
 
 

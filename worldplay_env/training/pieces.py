@@ -49,10 +49,18 @@ class FusedTransformer:
         transformer: Whose parameters, in float32, are used and trained.
         dtype: The compute dtype.
         compiled: Numbers of latent frames (batch x frames) for which the pieces are compiled; others run as they are.
+        attention: Attends from queries to keys and values [b, tokens, 2 heads, d].
     """
 
-    def __init__(self, transformer: Transformer, dtype: torch.dtype, compiled: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        transformer: Transformer,
+        dtype: torch.dtype,
+        compiled: Collection[int] = (),
+        attention: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         self.transformer = transformer
+        self._attend = attention or _attend
         self.dtype = dtype
         self._compiled = set(compiled)
         pieces = (_before_attention, _after_attention, _after_text)
@@ -124,7 +132,7 @@ class FusedTransformer:
             q, k, v = (part.unflatten(0, (batch, length)).flatten(1, 2) for part in (q, k, v))  # [b, K n, 2h, d]
             kept.append((k, v))
             if len(kept) < len(text):
-                x = self._rest(block, x, _attend(q, k, v), frames, prompt)
+                x = self._rest(block, x, self._attend(q, k, v), frames, prompt)
                 if hidden is not None:
                     hidden.append(x)
         return kept
@@ -167,7 +175,7 @@ class FusedTransformer:
             q, k, v = (part.unflatten(0, (batch * draws, length)).flatten(1, 2) for part in (q, k, v))
             if memory is not None:
                 k, v = (_behind(past, own, draws) for past, own in zip(memory[layer], (k, v), strict=True))
-            x = self._rest(block, x, _attend(q, k, v), frames, prompt)
+            x = self._rest(block, x, self._attend(q, k, v), frames, prompt)
             if hidden is not None:
                 hidden.append(x)
         embedding = self.transformer.embed_frames(timesteps, labels.repeat_interleave(draws, 0))  # [b D, 4, dim]

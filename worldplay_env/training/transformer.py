@@ -21,18 +21,17 @@ from torch import Tensor
 from worldplay_env.model import sampler
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TINY_V1
-from worldplay_env.training import depth
 from worldplay_env.training.data import training_seeds
 from worldplay_env.training.dreamer import (
-    DEPTH_BLOCK,
     Dreamer,
+    depth_loss,
     fresh,
     is_inside,
     remember,
-    report,
     trained_autoencoder,
     without_prompts,
 )
+from worldplay_env.training.held_out import report
 from worldplay_env.training.latents import HELD_OUT_PATHS, Chunks, LatentPaths, render_paths
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.parallel import peers
@@ -236,14 +235,9 @@ def flow_losses(
     each = error.mean((1, 2, 3, 4))
     noisiest = timesteps == sampler.TIMESTEPS[0]
     at_first = (each.detach() * noisiest).sum() / noisiest.sum().clamp(min=1)
-    past, future = chunks.depth.split((length, CHUNK_LATENTS), dim=1)
-    parts = [(coming, future.repeat_interleave(draws, 0))] + ([(remembered, past)] if length else [])
-    depths = [
-        depth.loss(dreamer.depth(tokens[DEPTH_BLOCK].float()), dreamer.true_depth(true.flatten(0, 1)))
-        for tokens, true in parts
-    ]
-    loss = each.mean() + depth_weight * sum(depths) / len(depths)
-    return {"loss": loss, "flow": each.mean(), "from pure noise": at_first, "depth": depths[0]}
+    depths = depth_loss(dreamer, chunks, remembered, coming)
+    loss = each.mean() + depth_weight * depths
+    return {"loss": loss, "flow": each.mean(), "from pure noise": at_first, "depth": depths}
 
 
 def draw_timesteps(batch: int, draws: int, generator: torch.Generator) -> Tensor:
