@@ -31,7 +31,9 @@ def open_display() -> None:
     ):
         raise NoDisplay("there is no display to open a window on: neither DISPLAY nor WAYLAND_DISPLAY is set")
     for name in ("SDL_VIDEO_X11_WMCLASS", "SDL_VIDEO_WAYLAND_WMCLASS"):
-        os.environ.setdefault(name, NAME)
+        # Pygame has put the program's file there when it was imported, "__main__.py" for a module.
+        if os.environ.get(name, "") in ("", os.path.basename(sys.argv[0])):
+            os.environ[name] = NAME
     try:
         pygame.display.init()
     except pygame.error as error:

@@ -54,7 +54,7 @@ def test_a_walk_ends_at_the_goal_which_gives_way_to_the_next(clock: FakeClock) -
     assert aim.picture is first.picture
     session.close()
 
-    lines = [W, W, STILL, (45, Command.RESTART)]
+    lines = [W, W, STILL, (45, Command.RESTART), STILL]
     goals = Goals(AHEAD, limit=12, seed=3)
     session = begin(clock, goals=goals, script=Script({}, lines))
     show(session, clock, 28)
@@ -68,7 +68,8 @@ def test_a_walk_ends_at_the_goal_which_gives_way_to_the_next(clock: FakeClock) -
     assert session.restart()
     until(lambda: goals.goal is not None and goals.goal is not before)
     assert (session.aim.steps, session.aim.reached) == (0, False)
-    show(session, clock, 14)
+    show(session, clock, 13)
+    assert session.aim.left == 11
     session.close()
 
 
@@ -88,16 +89,33 @@ def test_what_the_goal_shows_is_what_the_world_shows_there(clock: FakeClock) -> 
 def test_without_steps_left_it_stands_still_and_enter_tries_the_same_goal_again(clock: FakeClock) -> None:
     goals = Goals(AHEAD, limit=3, seed=0)
     session = begin(clock, goals=goals)
+    session.press("s")
     show(session, clock, 45)
     assert session.aim is not None
     assert (session.aim.steps, session.aim.left, session.aim.reached, session.aim.over) == (3, 0, False, True)
-    assert session.aim.distance == pytest.approx(7 * 0.08)
+    assert session.aim.distance == pytest.approx((7 + 11) * 0.08)
     assert stands_still(session, clock)
     goal = goals.goal
     assert session.restart()
     show(session, clock, 20)
+    session.release("s")
     assert goals.goal is goal
     assert session.aim.left == 2
+    session.close()
+
+
+def test_the_world_waits_for_keys_so_that_every_step_is_meant(clock: FakeClock) -> None:
+    session = begin(clock, goals=Goals(AHEAD, limit=12, seed=0))
+    assert session.awaits_keys
+    assert stands_still(session, clock)
+    session.press("w")
+    show(session, clock, 20)
+    assert not session.awaits_keys
+    session.release("w")
+    show(session, clock, 9)
+    assert stands_still(session, clock)
+    assert session.aim is not None
+    assert session.aim.reached
     session.close()
 
 
@@ -145,6 +163,7 @@ def test_a_goal_that_cannot_be_found_is_said_and_enter_looks_for_another(
     session.restart()
     until(lambda: goals.goal is not None)
     assert session.error is None
+    session.press("w")
     show(session, clock, 14)
     session.close()
 

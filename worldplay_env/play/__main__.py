@@ -43,8 +43,8 @@ class Args:
     compare: str | None = None
     """A second world beside it under the same keys: a name or a folder, or a number for another seed."""
     task: str | None = None
-    """"reach" to look for the place that a goal picture shows, in at most 12 seconds of video; Enter goes on to the
-    next. By default the script's, else none: walk as you like."""
+    """"reach" to look for the place that a goal picture shows: in 12 steps of a second each, which wait for your
+    keys; Enter goes on to the next. By default the script's, else none: walk as you like."""
     image: str | None = None
     """The picture to start from; "none" starts from the prompt alone. By default a bundled picture."""
     prompt: str | None = None

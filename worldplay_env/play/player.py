@@ -241,6 +241,8 @@ class Player:
         aim = session.aim
         if waiting < SIGN_AFTER or session.error is not None or (aim is not None and aim.over):
             return ""
+        if session.awaits_keys and activity is None:
+            return "the next step waits for your keys"
         dots = "." * (1 + int(2 * waiting) % 3)
         if waiting < EXPLAIN_AFTER or activity is None:
             return dots
@@ -296,9 +298,9 @@ def _verdict(aim: Aim | None) -> str:
     if aim is None or not aim.over:
         return ""
     if aim.reached:
-        return f"Goal reached! Steps: {aim.steps} (Enter: the next goal)"
+        return f"Goal reached! Steps: {aim.steps}\n(Enter: the next goal)"
     away = f"{aim.distance:.2f} units and {aim.angle:.0f} degrees away"
-    return f"No steps left, and the goal is {away} (Enter: once more)"
+    return f"No steps left, and the goal is {away}\n(Enter: once more)"
 
 
 def _complaint(error: Exception | None) -> str:

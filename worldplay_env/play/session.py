@@ -41,7 +41,7 @@ class Session:
         fps: Frames shown a second.
         script: Whose keys and commands come before a person's.
         recording: What writes the session down; the session does not close it.
-        goals: What is to be reached in the first world; at a goal, or without steps left, it stands still.
+        goals: To be reached in the first world, which then waits for keys, so that every step is meant.
         clock: Returns the time in seconds.
     """
 
@@ -223,6 +223,11 @@ class Session:
         return self._script is not None and self._script.running
 
     @property
+    def awaits_keys(self) -> bool:
+        """Whether the next chunk is begun when a key goes down, and not before."""
+        return self._goals is not None and not self.scripted and self._keys.idle
+
+    @property
     def error(self) -> Exception | None:
         """What the worlds failed with: they cannot be loaded, or a chunk cannot be made; `restart` goes on."""
         return self._error
@@ -362,6 +367,8 @@ class Session:
             return None
         if self.scripted:
             return 0
+        if self.awaits_keys:
+            return None
         left = self._playback.seconds_left(self._clock())
         return max(0.0, left - self._lead.seconds) if left < float("inf") else None
 

@@ -56,6 +56,11 @@ class KeyTimeline:
         """The keys that are down."""
         return frozenset(self._held)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no key is down, and none was tapped that a chunk has yet to answer."""
+        return not self._held and not self._taps
+
     def press(self, key: str, now: float) -> None:
         """Say that one of `KEYS` went down; a second time in a row (a keyboard's repeat) is nothing new.
 
