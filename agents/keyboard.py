@@ -12,6 +12,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from worldplay_env.spinning import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()  # before anything imports torch
+
 import gymnasium as gym
 import numpy as np
 import pygame

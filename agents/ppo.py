@@ -16,6 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from worldplay_env.spinning import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()  # before anything imports torch
+
 import gymnasium as gym
 import numpy as np
 import torch

@@ -10,6 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from worldplay_env.spinning import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()  # before anything imports torch
+
 import gymnasium as gym
 import numpy as np
 import tyro

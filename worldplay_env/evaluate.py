@@ -17,6 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from worldplay_env.spinning import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()  # before anything imports torch
+
 import tyro
 from PIL import Image
 from torch import Tensor

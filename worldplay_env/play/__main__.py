@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worldplay_env.spinning import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()  # before anything imports torch
+
 import gymnasium
 import numpy as np
 import tyro

@@ -10,6 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from worldplay_env.spinning import bound_spinning
+
+if __name__ == "__main__":
+    bound_spinning()  # before anything imports torch
+
 import tyro
 
 from worldplay_env.training.autoencoder import AutoencoderOptions
