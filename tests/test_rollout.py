@@ -25,7 +25,7 @@ from worldplay_env.control.trajectory import Trajectory, parse_pose_string, traj
 from worldplay_env.rollout import chunk_controls, frame_count, main, roll_out
 from worldplay_env.starts import choose_start
 from worldplay_env.testcard import Testcard
-from worldplay_env.video import FilmWriter
+from worldplay_env.video import FilmWriter, _Encoder
 from worldplay_env.world import Start, WorldError
 
 TESTCARD = ("--world", "testcard", "--image", "none")
@@ -150,8 +150,8 @@ def test_a_run_writes_film_sheet_and_record_and_names_them(
     [((), "outputs/testcard.mp4"), (("--out", "walk"), "walk.mp4"), (("--out", "a/b.mp4"), "a/b.mp4")],
 )
 def test_the_film_goes_where_it_should(out: tuple[str, ...], film: str, in_folder: Path) -> None:
-    assert main([*TESTCARD, "--pose", "", *out]) == 0
-    assert len(read_film(Path(film)).frames) == 1
+    assert main([*TESTCARD, "--pose", "w-1", *out]) == 0
+    assert len(read_film(Path(film)).frames) == 5
 
 
 def test_a_trajectory_file_is_rolled_out(in_folder: Path) -> None:
@@ -168,6 +168,11 @@ def test_a_trajectory_file_is_rolled_out(in_folder: Path) -> None:
     ("arguments", "message"),
     [
         (["--pose", "w-x"], "w-x"),
+        (["--pose", ""], "no motion"),
+        (["--pose", "w-0"], "no motion"),
+        (["--pose", "still.json"], "no motion"),
+        (["--world", "scene", "--image", "picture.png"], "cannot begin from 'picture.png'"),
+        (["--out", "taken.mp4"], "taken.json is a folder"),
         (["--pose", "missing.json"], "missing.json"),
         (["--image", "missing.png"], "missing.png"),
         (["--image", "text.txt"], "text.txt"),
@@ -186,6 +191,10 @@ def test_what_cannot_be_done_is_said_in_one_line(
 ) -> None:
     Path("text.txt").write_text("no picture")
     Path("folder.mp4").mkdir()
+    Path("taken.json").mkdir()
+    Image.new("RGB", (30, 20)).save("picture.png")
+    still = {"0": {"extrinsic": np.eye(4).tolist(), "K": [[900, 0, 960], [0, 900, 540], [0, 0, 1]]}}
+    Path("still.json").write_text(json.dumps(still))
     before = set(in_folder.iterdir())
     settings = {"--world": "testcard", "--image": "none", "--out": "a.mp4"}
     settings.update(zip(arguments[::2], arguments[1::2], strict=True))
@@ -196,6 +205,38 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert line.startswith("error: ")
     assert message in line
     assert set(in_folder.iterdir()) == before
+
+
+def test_a_prompt_that_changes_nothing_is_told_and_the_film_made(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TESTCARD, "--pose", "w-1", "--prompt", "a hill"]) == 0
+    assert "testcard takes no prompt: 'a hill'" in capsys.readouterr().err
+
+
+def test_errors_of_several_lines_keep_them(
+    in_folder: Path, failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(WorldError("not finite:\n  nan\n  inf"))
+    assert main([*TESTCARD, "--pose", "w-9", "--out", "a"]) == 1
+    assert capsys.readouterr().err.endswith("error: not finite:\n  nan\n  inf\n")
+
+
+def test_what_an_encoder_wrote_before_it_failed_is_named(
+    in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish = _Encoder.finish
+    monkeypatch.setattr(_Encoder, "finish", lambda self: finish(self) or "no space left")
+    assert main([*TESTCARD, "--pose", "w-1", "--out", "a"]) == 1
+    [partial] = in_folder.iterdir()
+    assert f"no space left; the 5 frames so far are in {partial.name}" in capsys.readouterr().err
+    assert len(read_film(partial).frames) == 5
+
+
+def test_an_encoder_that_never_began_leaves_nothing(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TESTCARD, "--pose", "w-1", "--out", "a", "--fps", "1e30"]) == 1
+    assert "error: writing a.mp4 failed" in capsys.readouterr().err
+    assert not list(in_folder.iterdir())
 
 
 def test_a_failing_world_leaves_the_older_film(

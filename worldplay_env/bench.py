@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from worldplay_env.dream.rollout import DreamRollout, PastChunk
 from worldplay_env.dream.world import DreamWorld
+from worldplay_env.failures import fail
 from worldplay_env.model.autoencoder import uint8_to_pixels
 from worldplay_env.model.operations import chunk_operations, encode_operations
 from worldplay_env.model.sampler import TIMESTEPS
@@ -265,15 +266,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(world, DreamWorld):
             raise ValueError(f"only world models can be measured, and {args.world!r} has no model")
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return fail(error, 2)
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(world.device)  # loading is no part of a chunk
     try:
         parts = measure(world, args.age, args.batch, args.chunks)
     except WorldError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return fail(error, 1)
     memory_bytes = peak_memory(world.device)  # before the matrix product, which needs some itself
     result = report(args, world, parts, measured_peak(world.device, world.transformer.dtype), memory_bytes)
     print(table(result))
@@ -281,8 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             write_json(args.json, result)
         except OSError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+            return fail(error, 1)
         print(f"\n{args.json}")
     return 0
 

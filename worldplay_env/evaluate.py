@@ -33,6 +33,7 @@ from worldplay_env.evaluation.pictures import curves, strip
 from worldplay_env.evaluation.scene import TURN, evaluate_scenes
 from worldplay_env.evaluation.table import Row, as_text, course_of, rows_of
 from worldplay_env.evaluation.truth import Truth
+from worldplay_env.failures import fail
 from worldplay_env.record import versions, world_facts, write_json
 from worldplay_env.scenes.build import HELD_OUT_SEED
 from worldplay_env.video import save_picture
@@ -237,16 +238,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workers = stack.enter_context(_open(args))
             facts = facts_of(workers)
         except (ValueError, OSError, RuntimeError) as error:
-            return _fail(error, 2)
+            return fail(error, 2)
         name = facts.world["name"]
         out = args.out or Path("outputs") / f"evaluation-{name}"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return fail(error, 2)
         some = seeds[:QUICK_SCENES] if args.quick else seeds
         scenes = {"all_actions": 1, "drift": 1} if args.quick else {}
         try:
             rows, record = evaluate(workers, some, out, batch=args.batch, **scenes)
-        except (WorldError, WorkerLost) as error:
-            return _fail(error, 1)
-    write_json(out / "evaluation.json", {"settings": asdict(args), **record})
+            write_json(out / "evaluation.json", {"settings": asdict(args), **record})
+        except (WorldError, WorkerLost, OSError) as error:
+            return fail(error, 1)
     print(
         f"{name} ({facts.world['weights']} weights), {len(record['scenes'])} scenes from {seeds[0]}, "
         f"{record['seconds']:.0f} s on {facts.versions['device']} ({facts.world['device']}), "
@@ -264,11 +269,6 @@ def _open(args: Args) -> AbstractContextManager[Workers[World]]:
     settings = {"device": args.device, "dtype": args.dtype, "weights": args.weights}
     make = functools.partial(load, name, accept_license=args.accept_license, **settings)
     return open_workers(make, args.workers, device=args.device, threads=args.threads, address=args.address)
-
-
-def _fail(error: Exception, code: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ import tyro
 from tqdm import tqdm
 
 from worldplay_env.control.trajectory import Trajectory, load_trajectory
+from worldplay_env.failures import fail, in_words
 from worldplay_env.record import versions, world_facts, write_json
-from worldplay_env.starts import choose_start
+from worldplay_env.starts import choose_start, unused_prompt
 from worldplay_env.transfer import fetch
 from worldplay_env.video import ContactSheet, FilmError, FilmWriter
 from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, describe, load
@@ -120,11 +121,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.seed < 0:
             raise ValueError(f"--seed is a whole number of 0 or more, got {args.seed}")
         trajectory = load_trajectory(args.pose)
-        start = choose_start(args.image, args.prompt)
-        fps = describe(args.world).fps if args.fps is None else args.fps
-        film = FilmWriter(film_path(args.out, args.world), fps)
+        if len(trajectory) < 2:
+            raise ValueError(f"--pose {args.pose!r} names no motion: there is nothing to film")
+        spec = describe(args.world)
+        start = choose_start(args.image, args.prompt, spec)
+        if note := unused_prompt(args.world, spec, args.prompt):
+            print(f"note: {note}", file=sys.stderr)
+        fps = spec.fps if args.fps is None else args.fps
+        path = film_path(args.out, args.world)
+        for beside in (path.with_suffix(".png"), path.with_suffix(".json")):
+            if beside.is_dir():
+                raise IsADirectoryError(f"cannot write beside the film: {beside} is a folder")
+        film = FilmWriter(path, fps)
     except (ValueError, OSError) as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     try:
         with film:
             world = _load_world(args)
@@ -132,12 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sheet.save(film.path.with_suffix(".png"))
         write_json(film.path.with_suffix(".json"), _record(args, film, world, start, trajectory, chunks))
     except _NoWorld as error:
-        return _fail(error, 2)
-    except (WorldError, FilmError, OSError) as error:
-        return _fail(error, 1)
+        return fail(error, 2)
+    except FilmError as error:
+        return fail(f"{in_words(error)}{_kept(film)}", 1)
+    except (WorldError, OSError) as error:
+        return fail(error, 1)
     except KeyboardInterrupt:
-        kept = f"; the {film.frames} frames so far are in {film.partial}" if film.frames else ""
-        print(f"interrupted{kept}", file=sys.stderr)
+        print(f"interrupted{_kept(film)}", file=sys.stderr)
         return 130
     for suffix, what in (
         (".mp4", f"film, {film.frames / fps:.1f} s"),
@@ -146,6 +157,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         print(f"{film.path.with_suffix(suffix)}  ({what})")
     return 0
+
+
+def _kept(film: FilmWriter) -> str:
+    """Return where the frames of a film are that was not finished, if there are any."""
+    return f"; the {film.frames} frames so far are in {film.partial}" if film.partial.exists() else ""
 
 
 class _NoWorld(Exception):  # noqa: N818 (not an error of its own: the reason is its message)
@@ -163,7 +179,7 @@ def _load_world(args: Args) -> World:
             accept_license=args.accept_license,
         )
     except (ValueError, OSError, RuntimeError) as error:  # a name, a licence, a download, no memory
-        raise _NoWorld(str(error)) from error
+        raise _NoWorld(in_words(error)) from error
 
 
 def _film(
@@ -209,11 +225,6 @@ def _record(
         "chunks": chunks,
         "versions": versions(world.device),
     }
-
-
-def _fail(error: Exception, code: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

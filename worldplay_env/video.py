@@ -182,13 +182,18 @@ class FilmWriter:
             self.discard()
 
     def _finish(self) -> None:
-        """End the encoder; if it failed, the partial film stays, and without a frame there is none."""
+        """End the encoder; what a failing one wrote stays as the partial film, and without a frame there is none."""
         self._open = False
         failure = self._encoder.finish() if self._encoder is not None else None
-        if not self.frames:
+        if not self.frames or (failure and _is_empty(self.partial)):
             self.partial.unlink(missing_ok=True)
         if failure:
             raise FilmError(f"writing {self.path} failed: {failure}")
+
+
+def _is_empty(path: Path) -> bool:
+    """Return whether a file is there and holds nothing."""
+    return path.exists() and path.stat().st_size == 0
 
 
 class ContactSheet:

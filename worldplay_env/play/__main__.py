@@ -20,9 +20,9 @@ import gymnasium
 import numpy as np
 import tyro
 
+from worldplay_env.failures import fail, in_words
 from worldplay_env.image import fit_image
 from worldplay_env.play.goals import Goals
-from worldplay_env.play.report import in_words
 from worldplay_env.play.script import Recording, Script, read_script
 from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
@@ -269,7 +269,7 @@ def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) ->
     if session.error is not None:
         failures.append(in_words(session.error))
         code = 1 if session.loaded else 2
-    return max([code, *(_fail(failure, 1) for failure in failures)])
+    return max([code, *(fail(failure, 1) for failure in failures)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, NoDisplay) as error:
         if screen is not None:
             screen.close()
-        return _fail(error, 2)
+        return fail(error, 2)
     for note in plan.notes:
         print(note, file=sys.stderr)
     try:
@@ -296,11 +296,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if recording is not None:
             recording.close()
-
-
-def _fail(reason: Exception | str, code: int) -> int:
-    print(f"error: {reason if isinstance(reason, str) else in_words(reason)}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

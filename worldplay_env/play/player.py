@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pygame
 
+from worldplay_env.failures import in_words
 from worldplay_env.play import keys
 from worldplay_env.play.goals import Aim
 from worldplay_env.play.keys import Command
 from worldplay_env.play.loading import Loading, Progress
 from worldplay_env.play.overlay import Walk
-from worldplay_env.play.report import Figures, in_words
+from worldplay_env.play.report import Figures
 from worldplay_env.play.screen import Screen, View
 from worldplay_env.play.session import MAKING, Session
 from worldplay_env.play.studio import Studio

@@ -48,10 +48,3 @@ class Figures:
     chunk: float | None
     parts: dict[str, float]
     age: float
-
-
-def in_words(error: BaseException) -> str:
-    """Return what an error says, in its own lines; of the operating system's, the file first."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    return str(error).strip() or type(error).__name__

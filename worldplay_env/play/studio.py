@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from worldplay_env.play.report import in_words
+from worldplay_env.failures import in_words
 from worldplay_env.video import FilmError, FilmWriter, save_picture
 
 
