@@ -6,8 +6,8 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 # The first Python on the path that the project supports and that can make a virtual environment.
-SYSTEM_PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3 python,\
-	$(if $(shell $(name) -c 'import sys, ensurepip, venv; (3, 11) <= sys.version_info[:2] < (3, 13) and print("yes")' \
+SYSTEM_PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3 python,\
+	$(if $(shell $(name) -c 'import sys, ensurepip, venv; (3, 11) <= sys.version_info[:2] < (3, 15) and print("yes")' \
 	2>/dev/null),$(name))))
 
 .PHONY: demo test format clean
@@ -40,7 +40,7 @@ $(VENV)/installed-for-development: pyproject.toml constraints.txt | $(VENV)/made
 
 # pip first: the one that comes with an older Python does not know today's wheels and compiles them instead.
 $(VENV)/made:
-	@test -n "$(SYSTEM_PYTHON)" || { echo "no Python 3.11 or 3.12 (with venv) found; try make SYSTEM_PYTHON=/path/to/it" >&2; exit 1; }
+	@test -n "$(SYSTEM_PYTHON)" || { echo "no Python 3.11 to 3.14 (with venv) found; try make SYSTEM_PYTHON=/path/to/it" >&2; exit 1; }
 	$(SYSTEM_PYTHON) -m venv $(VENV)
 	$(PYTHON) -m pip install --upgrade pip
 	touch $@

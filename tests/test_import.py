@@ -36,6 +36,25 @@ def test_gymnasium_imports_the_package_by_the_id_of_an_env() -> None:
 def test_every_public_name_is_there() -> None:
     for name in worldplay_env.__all__:
         assert getattr(worldplay_env, name) is not None
+    assert {"FrameByFrame", "RecordChunks", "RecordVectorChunks", "World", "load"} <= set(worldplay_env.__all__)
     assert set(worldplay_env.__all__) <= set(dir(worldplay_env))
-    assert set(worldplay_env.__all__) == set(worldplay_env._MODULES)
+    star: dict[str, object] = {}
+    exec("from worldplay_env import *", star)
+    assert set(worldplay_env.__all__) <= star.keys()
     assert not hasattr(worldplay_env, "no_such_name")
+
+
+def test_every_public_name_imports_without_what_only_extras_bring() -> None:
+    extras = (
+        "moviepy",
+        "matplotlib",
+        "tensorboard",
+        "ray",
+        "scipy",
+        "diffusers",
+        "stable_baselines3",
+        "torchrl",
+        "minari",
+    )
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({extras!r}))"
+    assert run(f"{hidden}; from worldplay_env import *; print(RecordVectorChunks.__name__)") == "RecordVectorChunks"

@@ -52,6 +52,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert in_wheel == in_tree
     assert {"worldplay_env/py.typed", "worldplay_env/weights/tiny/starts/starts.json"} <= in_wheel
     assert metadata["License-Expression"] == "Apache-2.0"
+    links = re.findall(r"\]\(([^)]*)\)", str(metadata.get_payload()))  # of the description
+    assert links
+    assert all(link.startswith("https:") for link in links)  # a package index has none of the repository's files
     required = [Requirement(text) for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
     assert ranges(required) == ranges(Requirement(text) for text in PROJECT["dependencies"])
 

@@ -14,7 +14,6 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.utils.save_video import capped_cubic_video_schedule
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from worldplay_env.control.actions import KEYS, label_of_keys
@@ -24,6 +23,14 @@ from worldplay_env.world import CHUNK_FRAMES
 
 EpisodeTrigger = Callable[[int], bool]
 """Says of an episode, by its number from 0, whether it is filmed."""
+
+
+def _capped_cubic(episode: int) -> bool:
+    """Say whether an episode's number is a cube below 1000, or else a multiple of 1000: `RecordVideo`'s schedule.
+
+    Gymnasium's own lies in a module that cannot be imported without moviepy.
+    """
+    return round(episode ** (1 / 3)) ** 3 == episode if episode < 1000 else episode % 1000 == 0
 
 
 @dataclass
@@ -358,7 +365,7 @@ class _Films:
     def __init__(self, folder: str | Path, prefix: str, trigger: EpisodeTrigger | None, fps: float) -> None:
         self._folder = Path(folder)
         self._prefix = prefix
-        self._trigger = trigger or capped_cubic_video_schedule
+        self._trigger = trigger or _capped_cubic
         self._fps = fps
         self._episode = -1
         self._film: FilmWriter | None = None
