@@ -24,7 +24,8 @@ class Args:
     """Make a film that starts from a picture and follows a path."""
 
     image: Annotated[str | None, tyro.conf.Positional] = None
-    """A PNG, JPEG, WebP, BMP or GIF of any size. By default a bundled picture."""
+    """A PNG, JPEG, WebP, BMP or GIF of any size, or the name of a bundled picture such as "snow"; by default one of
+    these."""
     prompt: str | None = None
     """What the world looks like."""
     pose: str = "w-7, right-8"

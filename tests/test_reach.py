@@ -100,6 +100,7 @@ def test_a_short_plan_of_held_actions_always_succeeds_and_leads_to_the_very_goal
     for seed in range(8):
         first, info = env.reset(seed=seed)
         assert info["success"] is False
+        assert info["is_success"] is False
         seen = []
         for plan in plans(env):
             env.reset(seed=seed)
@@ -107,6 +108,7 @@ def test_a_short_plan_of_held_actions_always_succeeds_and_leads_to_the_very_goal
                 shown, _, terminated, _, info = env.step(action)
             assert terminated is True
             assert info["success"] is True
+            assert info["is_success"] is True
             np.testing.assert_array_equal(shown["goal"], first["goal"])
             newest = shown["observation"][:, -1:] if observation == "latent" else shown["observation"]
             seen.append(np.abs(newest.astype(float) - shown["goal"]).max())

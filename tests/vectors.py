@@ -47,8 +47,21 @@ def synchronous(num_envs: int = 3, autoreset_mode: str = "next_step", **argument
     return SyncVectorEnv([lambda: single(**arguments)] * num_envs, autoreset_mode=AUTORESET_MODES[autoreset_mode])
 
 
+def without_words(info: dict[str, Any]) -> dict[str, Any]:
+    """Return an info without what a vector env has as properties."""
+    words = ("start", "_start", "prompt", "_prompt")
+    return {
+        name: without_words(value) if isinstance(value, dict) else value
+        for name, value in info.items()
+        if name not in words
+    }
+
+
 def play(env: gymnasium.vector.VectorEnv, steps: int, seed: int = 0) -> list[tuple[Any, ...]]:
-    """Return what a reset, random actions and, without autoreset, the masked resets of ended rows gave."""
+    """Return what a reset, random actions and, without autoreset, the masked resets of ended rows gave.
+
+    The infos are `without_words`.
+    """
     results = [env.reset(seed=seed)]
     env.action_space.seed(seed)
     for _ in range(steps):
@@ -57,4 +70,4 @@ def play(env: gymnasium.vector.VectorEnv, steps: int, seed: int = 0) -> list[tup
         ended = np.logical_or(terminations, truncations)
         if env.metadata["autoreset_mode"] is AUTORESET_MODES["disabled"] and ended.any():
             results.append(env.reset(options={"reset_mask": ended}))
-    return results
+    return [(*result, without_words(info)) for *result, info in results]

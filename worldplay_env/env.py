@@ -84,6 +84,9 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         - `frame`: frames made in the episode so far.
         - `new_frames`: how many frames at the end of a chunk observation are new: 16, or 13 in the first step; with
           `every`, of those shown.
+        - `start`: what the picture that the episode began from is called: a bundled one's name ("snow"), a path,
+          "picture" for one given as an array or image, "none" without one.
+        - `prompt`: the prompt in force. (A vector env has these two as properties, `start_names` and `prompts`.)
 
     Reward and end of an episode:
         The reward is 0 unless `reward`, `task` or a wrapper gives one. Without a task the env never terminates; the
@@ -95,15 +98,15 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         a latent frame `(channels, 1, rows, columns)`; where the goal is, is not in it. A step that ends within 0.25
         units and 10 degrees of the goal's true pose is a success: it terminates the episode. The reward is the
         progress made, in world units and radians, and 1 for success; with `task={"reward": "sparse"}` the 1 alone.
-        `reach.Reach` lists what else can be set. `info` has two keys more: `success`, a bool, and `goal_pose`,
-        float64 (4, 4). `WorldPlay/Reach-v0` truncates after 12 steps.
+        `reach.Reach` lists what else can be set. `info` has more keys: `success` and the same as `is_success`,
+        a bool, and `goal_pose`, float64 (4, 4). `WorldPlay/Reach-v0` truncates after 12 steps.
 
     Starts:
         A bare `reset` draws one of `starts` and the rollout's seed with `np_random`. `reset(options={"image": ...,
         "prompt": ...})`, or `env.unwrapped.reset(image, prompt)`, gives one for that episode: with an image alone the
-        prompt is empty, an image of None starts from the prompt alone, and a prompt alone replaces that of the start
-        that is drawn. A picture for a world that has its own (`World.uses_picture`) is an error, and of a prompt that
-        changes nothing a warning is given.
+        prompt is empty, but a bundled picture's name brings its own; an image of None starts from the prompt alone,
+        and a prompt alone replaces that of the start that is drawn. A picture for a world that has
+        its own (`World.uses_picture`) is an error, and of a prompt that changes nothing a warning is given.
 
     Rendering:
         `"rgb_array"`: the newest frame; `"rgb_array_list"`: all frames since the last `render` or `reset`; `"human"`:
@@ -115,8 +118,8 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
 
     Args:
         world: "tiny", "wan-5b", "scene", "testcard", a folder of weights, or a `World`.
-        starts: A picture, a folder of pictures or (picture, prompt) pairs (see `starts.find_starts`); by default the
-            bundled pictures.
+        starts: A bundled picture's name such as "snow", or "all" for these; a picture, a folder of pictures, or a
+            list of pictures or (picture, prompt) pairs (see `starts.find_starts`). By default the bundled pictures.
         device: A torch device; by default "cuda" where there is one, else "cpu". Not touched before the first reset.
         dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         observation: "chunk", "last" or "latent".
@@ -220,7 +223,7 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         """Begin an episode; see "Starts" above.
 
         Args:
-            image: A picture (see `image.read_image`), or None to start from the prompt alone.
+            image: A picture (see `image.read_image`), a bundled one's name, or None to start from the prompt alone.
             prompt: What the world looks like.
             seed: Of `np_random`, which draws the start and the rollout's own seed.
             options: {"image": ..., "prompt": ...}, both optional: the same in a way that passes through wrappers.

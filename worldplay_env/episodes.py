@@ -54,6 +54,7 @@ class Episode:
         pictures: uint8 [1 or more, height, width, 3], the newest frame as it is rendered, last, and with "all" before
             it the others of its chunk; None if none are asked for.
         ended: Whether it was terminated or truncated.
+        start: What the picture that it began from is called (`Start.name`).
     """
 
     rollout: Rollout
@@ -65,6 +66,7 @@ class Episode:
     shown_goal: Any = None
     pictures: np.ndarray | None = None
     ended: bool = False
+    start: str = ""
 
     def fork(self) -> Self:
         """Return the same moment with a rollout of its own; no tensor is copied."""
@@ -100,6 +102,7 @@ class Stage:
         reward: Judges steps; by default the task.
         pictures: "newest" or "all": which frames of the newest chunk episodes keep for rendering; None for none.
         output: One of `OUTPUTS`, the kind of observations.
+        words: Whether infos have the start's name and the prompt.
         max_batch: The most that go through the world at once; None for all.
 
     Raises:
@@ -115,6 +118,7 @@ class Stage:
         reward: Reward | None = None,
         pictures: str | None = None,
         output: str = "numpy",
+        words: bool = True,
         max_batch: int | None = None,
     ) -> None:
         if reward is not None and not callable(reward):
@@ -124,6 +128,7 @@ class Stage:
         self.view = view
         self.task = task
         self.output = output
+        self._words = words
         self._reward = task.score if reward is None and task is not None else reward
         self._pictures = pictures
         self._decode: Decode = view.kind != "latent" or pictures is not None
@@ -196,7 +201,10 @@ class Stage:
         for part in _parts(rollouts, self._max_batch):
             observations += split(self.delivered(self.view.of_starts(part, self.world.device)))
         began = []
-        for rollout, goal, shown_goal, shown in zip(rollouts, goals, shown_goals, observations, strict=True):
+        starts = [start for _, start in drawn]
+        for start, rollout, goal, shown_goal, shown in zip(
+            starts, rollouts, goals, shown_goals, observations, strict=True
+        ):
             episode = Episode(
                 rollout=rollout,
                 observation=self._observed(shown, shown_goal),
@@ -204,9 +212,10 @@ class Stage:
                 goal=goal,
                 shown_goal=shown_goal,
                 pictures=self.view.fit(rollout.picture)[None] if self._pictures else None,
+                start=start.name,
             )
             info = start_info(rollout, self.view.new_frames(CHUNK_FRAMES))
-            began.append((episode, info | self._task_info(goal, False)))
+            began.append((episode, info | self._episode_info(episode, False)))
         return began
 
     def advance(self, before: Sequence[Episode], labels: np.ndarray) -> Stepped:
@@ -235,7 +244,7 @@ class Stage:
         infos = []
         for old, new, control, chunk, success in zip(before, after, controls, chunks, successes, strict=True):
             info = chunk_info(control, chunk, new.step, self.view.new_frames(_frames_made(old)), new.frame)
-            infos.append(info | self._task_info(old.goal, bool(success)))
+            infos.append(info | self._episode_info(new, bool(success)))
         return Stepped(after, infos, [chunk.timings for chunk in chunks], rewards, successes)
 
     def _draw_goals(
@@ -296,8 +305,10 @@ class Stage:
     def _observed(self, shown: Any, shown_goal: Any) -> Any:
         return shown if self.task is None else self.task.observe(shown, shown_goal)
 
-    def _task_info(self, goal: Goal | None, success: bool) -> dict[str, Any]:
-        return {} if self.task is None or goal is None else self.task.info(goal, success)
+    def _episode_info(self, episode: Episode, success: bool) -> dict[str, Any]:
+        """Return what the info of a moment says of its episode."""
+        begun = {"start": episode.start, "prompt": episode.rollout.prompt} if self._words else {}
+        return begun if self.task is None or episode.goal is None else begun | self.task.info(episode.goal, success)
 
     @contextmanager
     def _in_world(self) -> Iterator[None]:

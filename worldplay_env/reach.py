@@ -139,7 +139,8 @@ class Reach:
 
     def info(self, goal: Goal, success: bool) -> dict[str, Any]:
         """Return what an env with the task adds to the info of one world."""
-        return {"success": bool(success), "goal_pose": goal.pose.copy()}
+        # Stable-Baselines3 averages "is_success".
+        return {"success": bool(success), "is_success": bool(success), "goal_pose": goal.pose.copy()}
 
     def _draw(self, generator: np.random.Generator) -> list[int]:
         """Return the actions that lead to a goal, each held for a chunk."""

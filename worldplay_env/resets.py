@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
 
-from worldplay_env.starts import StartSource, check_usable, read_start, unused_prompt
+from worldplay_env.starts import StartSource, check_usable, read_start, unused_prompt, with_own_prompt
 from worldplay_env.world import Start, World, WorldSpec, check_prompt
 
 START_OPTIONS = ("image", "prompt")
@@ -89,8 +89,8 @@ def draw_start(
     """Return a rollout's seed and its start, which is drawn from `sources` unless a picture was given.
 
     Args:
-        image: A picture, None to start from the prompt alone, or `NOT_GIVEN`.
-        prompt: What the world looks like; `NOT_GIVEN` for that of the start that is drawn.
+        image: A picture or the name of a bundled one, None to start from the prompt alone, or `NOT_GIVEN`.
+        prompt: What the world looks like; `NOT_GIVEN` for that of the start that is drawn or named.
         sources: What to draw from.
         generator: Draws.
         world: The world that begins, or what is known of it; a warning tells of a prompt that changes nothing in it.
@@ -102,7 +102,8 @@ def draw_start(
         warn_of_prompt(world, prompt)
     seed = int(generator.integers(2**63))  # first, so that it does not depend on how the start was given
     if image is not NOT_GIVEN:
-        prompt = "" if prompt is NOT_GIVEN else prompt
+        image, own_prompt = with_own_prompt(image)
+        prompt = own_prompt if prompt is NOT_GIVEN else prompt
         check_usable(world, image, prompt)
         return seed, read_start(image, prompt)
     image, own_prompt = sources[int(generator.integers(len(sources)))]

@@ -39,7 +39,8 @@ class Args:
     world: str = "tiny"
     """"tiny", "wan-5b", "scene", "testcard", or a folder of weights."""
     image: str | None = None
-    """The picture to start from; "none" starts from the prompt alone. By default a bundled picture."""
+    """The picture to start from: the path of one, or the name of a bundled one (courtyard, room, street, snow, dusk,
+    night); "none" starts from the prompt alone. By default the courtyard."""
     prompt: str | None = None
     """What the world looks like. By default the bundled picture's own prompt; empty for a picture of yours."""
     pose: str = "w-8, right-8, w-8, left-7"

@@ -1,9 +1,10 @@
-"""Where episodes begin: the bundled pictures, a picture, a folder of them, or (picture, prompt) pairs."""
+"""Where episodes begin: bundled pictures by name, a picture, a folder of them, or a list with or without prompts."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from worldplay_env.image import ImageError, ImageSource, read_image
 from worldplay_env.scenes import SCENE_PROMPT
 from worldplay_env.world import Start, World, WorldSpec
 
-Starts = ImageSource | Sequence[tuple[ImageSource | None, str]]
-"""What `find_starts` takes: a picture, the path of a folder, or (picture, prompt) pairs."""
+Starts = ImageSource | Sequence[ImageSource | tuple[ImageSource | None, str]]
+"""What `find_starts` takes: a name, a picture, a folder's path, or a list of pictures and (picture, prompt) pairs."""
 StartSource = tuple[ImageSource | None, str]
 """A picture that has not been read yet, or None for text only, and a prompt."""
 
@@ -22,6 +23,10 @@ BUNDLED = Path(__file__).parent / "weights" / "tiny" / "starts"
 LIST = "starts.json"
 """The file of a folder that gives its pictures prompts: [{"image": "courtyard.png", "prompt": "..."}]."""
 NO_PICTURE = "none"
+ALL = "all"
+"""The name of all the bundled pictures together."""
+UNNAMED = "picture"
+"""What a picture that has neither a name nor a path is called."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
@@ -29,19 +34,21 @@ def find_starts(starts: Starts | None = None, world: WorldSpec | World | None = 
     """Return the starts to draw from; pictures are looked for, but not read yet.
 
     Args:
-        starts: A picture (see `read_image`); the path of a folder, whose pictures are taken by name, or by its
-            `starts.json` if it has one, which gives them prompts; or (picture, prompt) pairs, picture None for text
-            only. By default the bundled pictures.
+        starts: The name of a bundled picture ("courtyard", "room", "street", "snow", "dusk", "night") or "all" for
+            all of them; a picture (see `read_image`); the path of a folder, whose pictures are taken by name, or by
+            its `starts.json` if it has one, which gives them prompts; or a list of pictures, which get empty prompts
+            unless they are bundled ones, and of (picture, prompt) pairs, picture None for text only. By default the
+            bundled pictures. A name goes before a file that is called the same: `./snow` is a path.
         world: What they are for, or what `describe` says of that; by default any world.
 
     Raises:
         ImageError: A path where there is nothing, a folder without pictures.
-        ValueError: No starts, a list of something else than pairs, or a picture for a world that has its own (see
-            `check_usable`).
+        ValueError: No starts, a list of something else than pictures and pairs, or a picture for a world that has its
+            own (see `check_usable`).
         TypeError: Anything else.
     """
-    if starts is None:
-        return _of_folder(BUNDLED)
+    if starts is None or (isinstance(starts, str) and starts == ALL):
+        return list(bundled_starts().values())
     found = _find(starts)
     if world is not None:
         for image, prompt in found:
@@ -49,28 +56,56 @@ def find_starts(starts: Starts | None = None, world: WorldSpec | World | None = 
     return found
 
 
+@functools.cache
+def bundled_starts() -> Mapping[str, StartSource]:
+    """Return the bundled starts by name; their prompts name what is in view."""
+    return {Path(str(image)).stem: (image, prompt) for image, prompt in _of_folder(BUNDLED)}
+
+
+def with_own_prompt(image: ImageSource | None) -> StartSource:
+    """Return a picture and the prompt that it brings: a bundled one's, by its name; for any other an empty one."""
+    if isinstance(image, str) and image in bundled_starts():
+        return bundled_starts()[image]
+    return image, ""
+
+
+def name_of(image: ImageSource | None) -> str:
+    """Return what infos and records call a picture: a bundled one's name, a path, "picture", or "none" for None."""
+    if image is None:
+        return NO_PICTURE
+    if not isinstance(image, str | Path):
+        return UNNAMED
+    known = {str(own): name for name, (own, _) in bundled_starts().items()}
+    return known.get(str(image), str(image))
+
+
 def _find(starts: Starts) -> Sequence[StartSource]:
-    if isinstance(starts, str | Path):
-        return _of_folder(Path(starts)) if Path(starts).is_dir() else [(_existing(starts), "")]
-    if isinstance(starts, np.ndarray | Image.Image):
-        return [(starts, "")]
+    if isinstance(starts, str | Path) and Path(starts).is_dir() and starts not in bundled_starts():
+        return _of_folder(Path(starts))
+    if isinstance(starts, str | Path | np.ndarray | Image.Image):
+        return [_of_picture(starts)]
     if not isinstance(starts, Sequence):
-        raise TypeError(f"starts must be a picture, a folder or (picture, prompt) pairs, got {starts!r}")
+        raise TypeError(
+            "starts must be a bundled picture's name, a picture, a folder, or a list of pictures and pairs, got "
+            f"{starts!r}"
+        )
     if not starts:
-        raise ValueError("starts is empty: give at least one (picture, prompt) pair")
-    return [_of_pair(pair) for pair in starts]
+        raise ValueError("starts is empty: give at least one picture or (picture, prompt) pair")
+    pictures = (str, Path, np.ndarray, Image.Image)
+    return [_of_picture(start) if isinstance(start, pictures) else _of_pair(start) for start in starts]
 
 
 def read_start(image: ImageSource | None, prompt: str) -> Start:
     """Return a start with its picture read (see `read_image`); an image of None starts from the prompt alone."""
-    return Start(image=None if image is None else read_image(image), prompt=prompt)
+    return Start(image=None if image is None else read_image(image), prompt=prompt, name=name_of(image))
 
 
 def choose_start(image: str | None, prompt: str | None, world: WorldSpec | World | None = None) -> Start:
     """Return the start that the options `--image` and `--prompt` of a command ask for.
 
     Args:
-        image: The path of a picture, "none" to start from the prompt alone, or None for the first bundled picture.
+        image: The name of a bundled picture, the path of one, "none" to start from the prompt alone, or None for the
+            first bundled picture.
         prompt: None for the bundled picture's own; without that, an empty one.
         world: What it is for, or what `describe` says of that; by default any world.
 
@@ -81,7 +116,7 @@ def choose_start(image: str | None, prompt: str | None, world: WorldSpec | World
     if image is None:
         picture, own_prompt = find_starts()[0]
     else:
-        picture, own_prompt = None if image == NO_PICTURE else image, ""
+        picture, own_prompt = with_own_prompt(None if image == NO_PICTURE else image)
         if world is not None:
             check_usable(world, picture, own_prompt if prompt is None else prompt)
     return read_start(picture, own_prompt if prompt is None else prompt)
@@ -141,8 +176,13 @@ def _is_bundled(image: ImageSource, prompt: str) -> bool:
 def _of_pair(pair: object) -> StartSource:
     # Lists as well as tuples: a spec that went through JSON has no tuples left.
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], str):
-        raise ValueError(f"starts must hold (picture, prompt) pairs, prompt a string; got {pair!r}")
+        raise ValueError(f"starts must hold pictures, or (picture, prompt) pairs, prompt a string; got {pair!r}")
     image, prompt = pair
+    return _of_picture(image)[0], prompt
+
+
+def _of_picture(image: ImageSource | None) -> StartSource:
+    image, prompt = with_own_prompt(image)
     return (_existing(image) if isinstance(image, str | Path) else image), prompt
 
 
@@ -171,5 +211,6 @@ def _of_list(folder: Path) -> Sequence[StartSource]:
 
 def _existing(path: str | Path) -> str | Path:
     if not Path(path).is_file():
-        raise ImageError(f"no picture at {str(path)!r}")
+        names = "" if Path(path).suffix else f", and none is bundled by that name ({', '.join(bundled_starts())})"
+        raise ImageError(f"no picture at {str(path)!r}{names}")
     return path

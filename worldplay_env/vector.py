@@ -54,7 +54,8 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         `output="numpy"`: observations as in `observation_space`, rewards float64 [N], terminations and truncations
         bool [N]. `output="torch"`: the same as tensors on the world's device, rewards in float32; no observation is
         copied to the host. Infos are numpy either way: each key's values [N, ...], and under `_key` a boolean mask
-        [N] of the rows that have it. What is returned is never written again. Wrappers that compute in numpy, such as
+        [N] of the rows that have it. `start` and `prompt` are the properties `start_names` and `prompts` instead:
+        TorchRL reads only numbers. What is returned is never written again. Wrappers that compute in numpy, such as
         Gymnasium's `RecordEpisodeStatistics`, need `output="numpy"`.
 
     End of an episode:
@@ -132,6 +133,7 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
             reward=reward,
             pictures=None if render_mode is None else "newest",
             output=output,
+            words=False,
             max_batch=None if max_batch is None else _count("max_batch", max_batch),
         )
         self._promised = spec
@@ -163,6 +165,16 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
     def rollouts(self) -> tuple[Rollout, ...]:
         """The rollout of every row, to be forked; raises ResetNeeded before the first reset. A step replaces them."""
         return tuple(episode.rollout for episode in self._running())
+
+    @property
+    def start_names(self) -> tuple[str, ...]:
+        """What the picture is called that each row began from, as a single env's `info["start"]`."""
+        return tuple(episode.start for episode in self._running())
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt in force in each row, as a single env's `info["prompt"]`."""
+        return tuple(episode.rollout.prompt for episode in self._running())
 
     @property
     def task(self) -> Reach | None:
@@ -336,11 +348,8 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
 
     @property
     def _shown(self) -> tuple[Any, ...]:
-        return (
-            self.single_observation_space,
-            self._stage.output,
-            None if self.render_mode is None else self._stage.view.size,
-        )
+        rendered = None if self.render_mode is None else self._stage.view.size
+        return self.single_observation_space, self._stage.output, rendered
 
     def _running(self) -> list[Episode]:
         running = [episode for episode in self._episodes if episode is not None]

@@ -57,11 +57,13 @@ class Start:
         image: uint8 [height, width, 3] of any size (worlds scale and crop it to their own), or None for text only.
         prompt: what the world looks like; may be empty.
         pose: float64 [4, 4] camera-to-world matrix of latent frame 0.
+        name: what the picture is called in infos and records; nothing else depends on it.
     """
 
     image: np.ndarray | None = None
     prompt: str = ""
     pose: np.ndarray = field(default_factory=lambda: np.eye(4))
+    name: str = ""
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)

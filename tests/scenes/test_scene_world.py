@@ -14,8 +14,8 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 import worldplay_env
 from worldplay_env.control.actions import NUM_ACTIONS, motion_of
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, integrate
-from worldplay_env.scenes.build import HELD_OUT_SEED, build
-from worldplay_env.scenes.starts import BUNDLED_SCENES
+from worldplay_env.scenes.build import HELD_OUT_SEED
+from worldplay_env.scenes.starts import BUNDLED_PROMPTS, BUNDLED_SCENES
 from worldplay_env.scenes.walk import MOTIONS, between, walk
 from worldplay_env.scenes.world import SceneRollout, SceneWorld
 from worldplay_env.starts import find_starts
@@ -73,7 +73,7 @@ def test_chunks_have_13_then_16_frames_and_no_latents(world: SceneWorld) -> None
         ("", 5, 900_005),
         ("a street", 100_005, 900_005),
         ("a scene 12", 2**62, 900_000 + 2**62 % 100_000),
-        *((build(seed).caption, 5, seed) for seed in BUNDLED_SCENES.values()),
+        *((BUNDLED_PROMPTS[name], 5, seed) for name, seed in BUNDLED_SCENES.items()),
     ],
 )
 def test_the_prompt_names_the_scene_or_the_seed_draws_a_held_out_one(

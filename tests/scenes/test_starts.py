@@ -11,15 +11,33 @@ import pytest
 from worldplay_env.image import read_image
 from worldplay_env.scenes.__main__ import main
 from worldplay_env.scenes.build import HELD_OUT_SEED, build
-from worldplay_env.scenes.starts import BUNDLED_SCENES, PICTURE_SIZE, first_picture
+from worldplay_env.scenes.starts import BUNDLED_PROMPTS, BUNDLED_SCENES, PICTURE_SIZE, first_picture
 from worldplay_env.starts import BUNDLED, find_starts
 
 
-def test_they_are_of_held_out_scenes_with_their_captions() -> None:
+def test_they_are_of_held_out_scenes_with_prompts_of_their_own() -> None:
     assert min(BUNDLED_SCENES.values()) >= HELD_OUT_SEED
     listed = [(str(image), prompt) for image, prompt in find_starts()]
-    expected = [(str(BUNDLED / f"{name}.png"), build(seed).caption) for name, seed in BUNDLED_SCENES.items()]
-    assert listed == expected
+    assert listed == [(str(BUNDLED / f"{name}.png"), BUNDLED_PROMPTS[name]) for name in BUNDLED_SCENES]
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "shown"),
+    [
+        ("courtyard", "red steps", "a pink arch"),
+        ("room", "orange walls", "olive walls"),
+        ("street", "a wine ball", "a yellow crate"),
+        ("snow", "brown ground", "a lamp"),
+        ("snow", "a green ball", "a red arch"),
+    ],
+)
+def test_their_prompts_name_what_is_in_view_and_not_what_is_behind_the_camera(
+    name: str, hidden: str, shown: str
+) -> None:
+    named = BUNDLED_PROMPTS[name].split(", ")
+    assert hidden in build(BUNDLED_SCENES[name]).caption
+    assert hidden not in named
+    assert shown in named
 
 
 @pytest.mark.parametrize("name", ["courtyard", "snow"])

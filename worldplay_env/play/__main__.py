@@ -51,7 +51,8 @@ class Args:
     """"reach" to look for the place that a goal picture shows: in 12 steps of a second each, which wait for your
     keys; Enter goes on to the next. By default the script's, else none: walk as you like."""
     image: str | None = None
-    """The picture to start from; "none" starts from the prompt alone. By default a bundled picture."""
+    """The picture to start from: the path of one, or the name of a bundled one (courtyard, room, street, snow, dusk,
+    night); "none" starts from the prompt alone. By default the courtyard."""
     prompt: str | None = None
     """What the world looks like. By default the bundled picture's own prompt; empty for a picture of yours."""
     seed: int | None = None

@@ -23,6 +23,17 @@ BUNDLED_SCENES = {
     "night": 900_046,
 }
 """The name of each bundled picture, and the seed of its scene: a held-out one."""
+BUNDLED_PROMPTS = {
+    "courtyard": "a courtyard at noon, green tiles, sand ground, clear sky, a pink arch, a tree with teal leaves",
+    "room": "a room in daylight, olive walls, brown tiles floor, white steps, a purple ball, a planted tub",
+    "street": "a street in the morning, wine bricks, grey ground, scattered clouds, a sand pillar, a purple pillar, "
+    "a yellow crate",
+    "snow": "a square at noon, yellow bricks, snow, a red arch, a cypress, a lamp",
+    "dusk": "a square at dusk, blue bricks, red ground, clear sky, a cypress, a planted tub, a tree with teal leaves",
+    "night": "a courtyard at night, blue tiles, grey ground, scattered clouds, a purple crate, a planted tub, "
+    "a stall with a red awning",
+}
+"""The prompt of each bundled picture. It names what is in view, in the words of captions."""
 PICTURE_SIZE = (384, 640)
 
 
@@ -38,7 +49,9 @@ def first_picture(
 def write_starts(
     folder: Path, scenes: Mapping[str, int] = BUNDLED_SCENES, size: tuple[int, int] = PICTURE_SIZE
 ) -> list[Path]:
-    """Write the scenes' first pictures, and a `starts.json` with their captions as prompts; return what was written.
+    """Write the scenes' first pictures, and a `starts.json` with their prompts; return what was written.
+
+    The prompt of a bundled picture names what is in view; that of any other scene is its caption.
 
     Args:
         folder: Made if it does not exist; files of these names in it are replaced.
@@ -51,7 +64,7 @@ def write_starts(
         scene = build(seed)
         path = folder / f"{name}.png"
         Image.fromarray(first_picture(scene, size)).save(path, optimize=True)
-        entries.append({"image": path.name, "prompt": scene.caption})
+        entries.append({"image": path.name, "prompt": BUNDLED_PROMPTS.get(name, scene.caption)})
         written.append(path)
     listing = folder / "starts.json"
     listing.write_text(json.dumps(entries, indent=2) + "\n")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -22,7 +21,7 @@ from worldplay_env.record import read_rollout, write_rollout
 from worldplay_env.scenes import SCENE_PROMPT, SPEC
 from worldplay_env.scenes.build import HELD_OUT_SEED, Scene, build, stack
 from worldplay_env.scenes.render import Renderer
-from worldplay_env.scenes.starts import BUNDLED_SCENES
+from worldplay_env.scenes.starts import BUNDLED_PROMPTS, BUNDLED_SCENES
 from worldplay_env.scenes.walk import between, follow, from_start
 from worldplay_env.world import (
     CHUNK_LATENTS,
@@ -118,7 +117,7 @@ class SceneWorld(World):
     Which scene a rollout is in is said by its start's prompt, or else drawn with its seed from the held-out ones:
 
     - `"scene 900012"`: the scene of that seed.
-    - The caption of a bundled start picture: the scene that the picture shows, so that equal resets of this world and
+    - The prompt of a bundled start picture: the scene that the picture shows, so that equal resets of this world and
       of the dream begin in the same place.
     - Anything else: scene `900000 + seed % 100000`.
 
@@ -233,16 +232,12 @@ class SceneWorld(World):
             **arrays,
         )
 
-    @cached_property
-    def _captions(self) -> dict[str, int]:
-        """Caption of each bundled picture -> seed of its scene."""
-        return {build(seed).caption: seed for seed in BUNDLED_SCENES.values()}
-
     def _scene_of(self, prompt: str, seed: int) -> int:
         """Return the seed of the scene that a rollout is in."""
         if named := SCENE_PROMPT.fullmatch(prompt):
             return int(named[1])
-        return self._captions.get(prompt, HELD_OUT_SEED + seed % SEEDED_SCENES)
+        bundled = {own: BUNDLED_SCENES[name] for name, own in BUNDLED_PROMPTS.items()}
+        return bundled.get(prompt, HELD_OUT_SEED + seed % SEEDED_SCENES)
 
     def _render(
         self, scenes: Sequence[Scene], cameras: Sequence[np.ndarray], intrinsics: Sequence[np.ndarray]
