@@ -131,7 +131,7 @@ def test_a_run_writes_film_sheet_and_record_and_names_them(
     assert set(Path("here").iterdir()) == set(paths.values())
     assert all(str(path) in printed for path in paths.values())
     film = read_film(paths[".mp4"])
-    assert (film.frames.shape, film.fps) == ((21, 96, 160, 3), 10)
+    assert (film.frames.shape, film.fps) == ((21, 384, 640, 3), 10)
     with Image.open(paths[".png"]) as sheet:
         assert sheet.width > 3 * 320
     record = json.loads(paths[".json"].read_text())
@@ -139,6 +139,7 @@ def test_a_run_writes_film_sheet_and_record_and_names_them(
     assert record["settings"]["seed"] == 7
     assert record["prompt"] == "red"
     assert (record["frames"], record["latent_frames"], record["fps"]) == (21, 6, 10)
+    assert (record["scale"], record["resample"]) == (4, "lanczos")
     assert [(chunk["frames"], chunk["memory"]) for chunk in record["chunks"]] == [(13, []), (8, [0, 1, 2, 3])]
     assert all(chunk["timings"]["render"] <= chunk["seconds"] for chunk in record["chunks"])
     assert record["versions"]["worldplay_env"] == worldplay_env.__version__
@@ -152,6 +153,24 @@ def test_a_run_writes_film_sheet_and_record_and_names_them(
 def test_the_film_goes_where_it_should(out: tuple[str, ...], film: str, in_folder: Path) -> None:
     assert main([*TESTCARD, "--pose", "w-1", *out]) == 0
     assert len(read_film(Path(film)).frames) == 5
+
+
+def test_the_record_says_how_a_film_was_enlarged_or_that_it_was_not(in_folder: Path) -> None:
+    for scale, resample, said in ((2, "nearest", (2, "nearest")), (1, "nearest", (1, None))):
+        options = ("--scale", str(scale), "--resample", resample, "--out", "a")
+        assert main([*TESTCARD, "--pose", "w-1", *options]) == 0
+        record = json.loads(Path("a.json").read_text())
+        assert (record["scale"], record["resample"]) == said
+        assert read_film(Path("a.mp4")).frames.shape[1:3] == (96 * scale, 160 * scale)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_the_suffix_chooses_the_format(suffix: str, in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TESTCARD, "--pose", "w-2", "--out", f"a{suffix}"]) == 0
+    assert f"a{suffix}  (film" in capsys.readouterr().out
+    assert {path.name for path in in_folder.iterdir()} == {f"a{suffix}", "a.png", "a.json"}
+    with Image.open(f"a{suffix}") as film:
+        assert (film.size, getattr(film, "n_frames", 1)) == ((640, 384), 9)
 
 
 def test_a_trajectory_file_is_rolled_out(in_folder: Path) -> None:
@@ -177,7 +196,9 @@ def test_a_trajectory_file_is_rolled_out(in_folder: Path) -> None:
         (["--image", "missing.png"], "missing.png"),
         (["--image", "text.txt"], "text.txt"),
         (["--out", "text.txt/a.mp4"], "text.txt"),
-        (["--out", "a.avi"], "mp4"),
+        (["--out", "a.avi"], ".mp4, .gif, .webp"),
+        (["--scale", "0"], "1 to 16, got 0"),
+        (["--scale", "17"], "1 to 16, got 17"),
         (["--out", "folder.mp4"], "folder.mp4"),
         (["--fps", "0"], "positive"),
         (["--seed", "-1"], "-1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,63 @@ def test_a_film_shows_its_frames_at_its_rate_whatever_their_size(size: tuple[int
     difference = np.abs(shown.frames[:, :height, :width].astype(int) - frames)
     assert difference.mean() < 3
     assert [path.name for path in film.path.parent.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 49)])
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".WebP"])
+def test_other_formats_show_the_frames_too(suffix: str, size: tuple[int, int], tmp_path: Path) -> None:
+    frames = ramps(20, *size)
+    with FilmWriter(tmp_path / f"a{suffix}", fps=10) as film:
+        film.write(frames)
+    with Image.open(film.path) as shown:
+        assert (shown.size, getattr(shown, "n_frames", 1)) == (size[::-1], 20)
+        for place in (0, 10, 19):
+            shown.seek(place)
+            assert np.abs(np.asarray(shown.convert("RGB")).astype(int) - frames[place]).mean() < 8
+            assert shown.info["duration"] == 100
+    assert list(tmp_path.iterdir()) == [film.path]
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1, (34, 48)), (2, (66, 96)), (3, (102, 144)), (None, (132, 192))])
+def test_a_film_is_enlarged(scale: int | None, size: tuple[int, int], tmp_path: Path) -> None:
+    with FilmWriter(tmp_path / "a.mp4", scale=scale) as film:
+        film.write(ramps(3, 33, 48))
+    assert read_film(film.path).frames.shape[1:3] == size
+    assert film.scale == (scale or 4)
+
+
+def test_large_films_are_not_enlarged_unless_asked_to(tmp_path: Path) -> None:
+    for rows, scale in ((255, 4), (256, 1)):
+        with FilmWriter(tmp_path / "a.mp4", scale=None) as film:
+            film.write(ramps(1, rows, 48))
+        assert film.scale == scale
+
+
+def test_pixels_become_squares_or_are_blended(tmp_path: Path) -> None:
+    halves = np.zeros((3, 16, 16, 3), np.uint8)
+    halves[:, :, 8:] = 255
+    shown = {}
+    for resample in ("nearest", "lanczos"):
+        with FilmWriter(tmp_path / "a.mp4", scale=8, resample=resample) as film:  # type: ignore[arg-type]
+            film.write(halves)
+        shown[resample] = read_film(film.path).frames[0, 64, :, 0]
+    assert (np.minimum(shown["nearest"], 255 - shown["nearest"]) < 12).all()
+    assert (np.minimum(shown["lanczos"], 255 - shown["lanczos"]) > 40).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 0}, "1 to 16, got 0"),
+        ({"scale": True}, "True"),
+        ({"scale": 1.5}, "1.5"),
+        ({"resample": "cubic"}, "cubic"),
+    ],
+)
+def test_other_enlargements_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        FilmWriter(tmp_path / "a.mp4", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_film_is_replaced_when_the_new_one_is_complete_and_not_before(tmp_path: Path) -> None:

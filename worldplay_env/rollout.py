@@ -25,7 +25,7 @@ from worldplay_env.failures import fail, in_words
 from worldplay_env.record import versions, world_facts, write_json
 from worldplay_env.starts import choose_start, unused_prompt
 from worldplay_env.transfer import fetch
-from worldplay_env.video import ContactSheet, FilmError, FilmWriter
+from worldplay_env.video import ContactSheet, FilmError, FilmWriter, Resample
 from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, describe, load
 
 FRAMES_PER_LATENT = 4
@@ -49,7 +49,13 @@ class Args:
     seed: int = 0
     """Of the rollout's noise; with the same settings, the same film."""
     out: Path | None = None
-    """The film to write; the sheet and the record go beside it. By default outputs/NAME-OF-THE-WORLD.mp4."""
+    """The film to write, an .mp4, .gif or .webp; the sheet and the record go beside it. By default
+    outputs/NAME-OF-THE-WORLD.mp4."""
+    scale: int | None = None
+    """Pixels of the film for each of the world's, down and across. By default 4 for a world of under 256 rows, else
+    1."""
+    resample: Resample = "lanczos"
+    """How the film is enlarged: lanczos is smooth, nearest shows the world's own pixels as squares."""
     device: str | None = None
     """A torch device. By default "cuda" where there is one, else "cpu"."""
     dtype: str | None = None
@@ -133,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for beside in (path.with_suffix(".png"), path.with_suffix(".json")):
             if beside.is_dir():
                 raise IsADirectoryError(f"cannot write beside the film: {beside} is a folder")
-        film = FilmWriter(path, fps)
+        film = FilmWriter(path, fps, scale=args.scale, resample=args.resample)
     except (ValueError, OSError) as error:
         return fail(error, 2)
     try:
@@ -152,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"interrupted{_kept(film)}", file=sys.stderr)
         return 130
     for suffix, what in (
-        (".mp4", f"film, {film.frames / fps:.1f} s"),
+        (film.path.suffix, f"film, {film.frames / fps:.1f} s"),
         (".png", "contact sheet"),
         (".json", "record"),
     ):
@@ -223,6 +229,8 @@ def _record(
         "latent_frames": len(trajectory),
         "frames": film.frames,
         "fps": film.fps,
+        "scale": film.scale,
+        "resample": film.resample if film.scale != 1 else None,
         "chunks": chunks,
         "versions": versions(world.device),
     }

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, get_args
 
 import imageio_ffmpeg
 import numpy as np
@@ -23,6 +23,29 @@ from worldplay_env.record import replacing
 
 TILE_WIDTH = 320
 """Pixels of a frame on a contact sheet: enough to see what is going on."""
+
+Resample = Literal["lanczos", "nearest"]
+"""How films are enlarged: smoothly, or each pixel as a square."""
+MOST_SCALE = 16
+ENLARGED, ENLARGED_UNDER = 4, 256
+"""How many times pictures of fewer rows than that are enlarged, unless something else is asked for."""
+
+_TO_YUV = (
+    "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,"
+    "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+)
+# In fragments while it grows, so that what is there plays whatever ends the encoder; then in one piece.
+_MP4 = "-c:v libx264 -preset fast -crf 16 -f mp4 -movflags hybrid_fragmented -g 32 -flush_packets 1"
+# A palette for each frame: one for all would need the whole film first.
+_TO_PALETTE = (
+    "split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1:dither=bayer:bayer_scale=5"
+)
+_FORMATS = {
+    ".mp4": (_TO_YUV, _MP4.split()),
+    ".gif": (_TO_PALETTE, ["-f", "gif", "-loop", "0"]),
+    ".webp": ("format=yuv420p", ["-c:v", "libwebp", "-quality", "85", "-f", "webp", "-loop", "0"]),
+}
+"""By a film's suffix: the encoder's last filters, and its options."""
 
 
 class FilmError(RuntimeError):
@@ -40,19 +63,21 @@ def _as_frames(frames: np.ndarray) -> np.ndarray:
 
 
 class _Encoder:
-    """An ffmpeg that reads frames of one size from a pipe and writes a film."""
+    """An ffmpeg that reads frames of one size from a pipe and writes a film of a format, enlarged."""
 
-    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
+    def __init__(
+        self, path: Path, kind: str, size: tuple[int, int], fps: float, scale: int, resample: Resample
+    ) -> None:
         height, width = size
-        # In fragments while it grows, so that what is there plays whatever ends the encoder; then in one piece.
+        filters, options = _FORMATS[kind]
+        if scale > 1:
+            flags = {"lanczos": "lanczos", "nearest": "neighbor"}[resample]
+            filters = f"scale=iw*{scale}:ih*{scale}:flags={flags},{filters}"
         # fmt: off
         command = [
             imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error",
             "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps}", "-i", "-",
-            "-an", "-c:v", "libx264", "-preset", "fast", "-crf", "16",
-            "-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,"
-                   "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
-            "-movflags", "hybrid_fragmented", "-g", "32", "-flush_packets", "1", f"file:{path}",
+            "-an", "-vf", filters, *options, f"file:{path}",
         ]
         # fmt: on
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
@@ -90,7 +115,7 @@ class _Encoder:
 
 
 class FilmWriter:
-    """Writes an H.264 film (mp4, yuv420p, BT.709, nearly lossless) frame by frame.
+    """Writes a film frame by frame: H.264 (mp4, yuv420p, BT.709, nearly lossless), or an animated GIF or WebP.
 
     It encodes to `NAME.partial.mp4` beside `path`, and renames that to `path` once it is complete; an older film of
     that name stays until then. As a context manager it finishes the film when the block ends, keeps the partial
@@ -98,26 +123,34 @@ class FilmWriter:
     deletes it after any other error.
 
     Args:
-        path: Where the film goes, ending in .mp4; its folder is made.
+        path: Where the film goes, ending in .mp4, .gif or .webp; its folder is made.
         fps: Frames per second of playback.
+        scale: Pixels of the film, down and across, for each of a frame, 1 to 16; None for 4 if frames have fewer than
+            256 rows, else 1. The attribute of that name is None only until the first frame.
+        resample: How frames are enlarged: "lanczos" smoothly, "nearest" each pixel as a square.
 
     Raises:
-        ValueError: A path that does not end in .mp4, or a rate that is not positive.
+        ValueError: A path that ends otherwise, a rate that is not positive, another scale or way to enlarge.
         OSError: The folder cannot be made or the file not be written; found out before the first frame.
     """
 
-    def __init__(self, path: str | Path, fps: float = 16) -> None:
+    def __init__(
+        self, path: str | Path, fps: float = 16, *, scale: int | None = 1, resample: Resample = "lanczos"
+    ) -> None:
         self.path = Path(path)
-        if self.path.suffix.lower() != ".mp4":
-            raise ValueError(f"a film's name must end in .mp4, got {str(path)!r}")
+        if self.path.suffix.lower() not in _FORMATS:
+            raise ValueError(f"a film's name must end in {', '.join(_FORMATS)}, got {str(path)!r}")
         if not (fps > 0 and math.isfinite(fps)):
             raise ValueError(f"a film's frames per second must be a positive number, got {fps}")
+        check_scale(scale)
+        if resample not in get_args(Resample):
+            raise ValueError(f"a film is enlarged by {' or '.join(get_args(Resample))}, got {resample!r}")
         if self.path.is_dir():
             raise IsADirectoryError(f"cannot write the film: {self.path} is a folder")
-        self.fps = fps
+        self.fps, self.scale, self.resample = fps, scale, resample
         self.frames = 0
         """Frames written so far."""
-        self.partial = self.path.with_suffix(".partial.mp4")
+        self.partial = self.path.with_suffix(f".partial{self.path.suffix}")
         self._size: tuple[int, int] | None = None
         self._encoder: _Encoder | None = None
         self._open = True
@@ -139,10 +172,15 @@ class FilmWriter:
             raise ValueError(f"the film's frames are {self._size} (height, width), got {size}")
         if len(frames) == 0:
             return
+        if self.scale is None:
+            self.scale = ENLARGED if size[0] < ENLARGED_UNDER else 1
+        kind = self.path.suffix.lower()
         # yuv420p has one colour sample for 2x2 pixels: an odd side is completed by repeating its last row or column.
-        padded = np.pad(frames, ((0, 0), (0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
+        rows, columns = (side * self.scale % 2 if kind == ".mp4" else 0 for side in size)
+        padded = np.pad(frames, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
         if self._encoder is None:
-            self._encoder, self._size = _Encoder(self.partial, padded.shape[1:3], self.fps), size
+            self._encoder = _Encoder(self.partial, kind, padded.shape[1:3], self.fps, self.scale, self.resample)
+            self._size = size
         if not self._encoder.write(padded.tobytes()):
             self._finish()
             raise FilmError(f"writing {self.path} failed: the encoder stopped early")
@@ -189,6 +227,13 @@ class FilmWriter:
             self.partial.unlink(missing_ok=True)
         if failure:
             raise FilmError(f"writing {self.path} failed: {failure}")
+
+
+def check_scale(scale: int | None) -> int | None:
+    """Return how many times a film is to be enlarged, None for as many as suit it, or raise ValueError."""
+    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int) or not 1 <= scale <= MOST_SCALE):
+        raise ValueError(f"the scale of a film is a whole number from 1 to {MOST_SCALE}, got {scale!r}")
+    return scale
 
 
 def _is_empty(path: Path) -> bool:

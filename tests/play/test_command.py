@@ -81,8 +81,14 @@ def test_two_worlds_are_filmed_side_by_side() -> None:
     script = write_script(SCRIPT)
     assert main([*FAST, "--compare", "8", "--script", script]) == 0
     left, right = np.split(read_film(Path("outputs/film-001.mp4")).frames, 2, axis=2)
-    assert left.shape == right.shape == (60, 96, 160, 3)
+    assert left.shape == right.shape == (60, 384, 640, 3)  # four times as large as the worlds'
     assert (left != right).any()
+
+
+def test_films_are_as_large_as_asked_for() -> None:
+    script = write_script(SCRIPT)
+    assert main([*FAST, "--scale", "1", "--script", script]) == 0
+    assert read_film(Path("outputs/film-001.mp4")).frames.shape == (60, 96, 160, 3)
 
 
 def test_a_recorded_session_goes_on_under_the_keyboard_where_it_was_left(monkeypatch: pytest.MonkeyPatch) -> None:

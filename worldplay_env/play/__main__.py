@@ -28,6 +28,7 @@ from worldplay_env.play.session import Lane, Session
 from worldplay_env.play.studio import Studio
 from worldplay_env.reach import Reach
 from worldplay_env.starts import NO_PICTURE, choose_start, unused_prompt
+from worldplay_env.video import check_scale
 from worldplay_env.world import MID_GREY, WORLDS, Start, World, WorldSpec, describe, load
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ class Args:
     """Width and height of the window in pixels."""
     out: Path = Path("outputs")
     """The folder for films (F) and pictures (C)."""
+    scale: int | None = None
+    """Pixels of a film for each of the world's, down and across. By default 4 for a world of under 256 rows, else
+    1."""
     record: Path | None = None
     """Write the session's keys to this file, for --script."""
     script: Path | None = None
@@ -136,6 +140,7 @@ def make_plan(args: Args) -> Plan:
     if not 0 < fps <= 1000:
         raise ValueError(f"--fps is a number over 0, at most 1000, got {fps}")
     check_folder(args.out)
+    check_scale(args.scale)
     source, prompt = (None if settings[name] is None else str(settings[name]) for name in ("image", "prompt"))
     starts, notes = choose_starts(worlds, specs, source, prompt)
     first_pictures = tuple(
@@ -247,7 +252,7 @@ def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) ->
             lane_names(plan.worlds, plan.seeds), plan.worlds, plan.seeds, plan.starts, plan.specs, strict=True
         )
     ]
-    studio = Studio(args.out, plan.fps)
+    studio = Studio(args.out, plan.fps, args.scale)
     session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording, goals=plan.goals)
     code = 0
     try:

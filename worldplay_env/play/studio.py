@@ -20,15 +20,17 @@ class Studio:
     Args:
         folder: Where films and pictures go; made when there is something to put there.
         fps: Frames a second of the films.
+        scale: How many times they are enlarged; see `FilmWriter`.
     """
 
-    def __init__(self, folder: Path, fps: float) -> None:
+    def __init__(self, folder: Path, fps: float, scale: int | None = 1) -> None:
         self.folder = folder
         self.failures: list[str] = []
         """What could not be written, for the end of the session."""
         self.written: list[Path] = []
         """Films and pictures that are complete."""
         self._fps = fps
+        self._scale = scale
         self._film: FilmWriter | None = None
         self._frames = 0
         self._names: set[Path] = set()
@@ -48,7 +50,7 @@ class Studio:
             return
         path = self._free("film", ".mp4")
         try:
-            self._film, self._frames = FilmWriter(path, self._fps), 0
+            self._film, self._frames = FilmWriter(path, self._fps, scale=self._scale), 0
         except OSError as error:
             self._fail(f"cannot film to {path}: {in_words(error)}")
             return
