@@ -9,10 +9,10 @@ import pygame
 import pytest
 
 from worldplay_env.display import NoDisplay
+from worldplay_env.failures import in_words
 from worldplay_env.play import overlay
 from worldplay_env.play.loading import Progress
 from worldplay_env.play.overlay import Type, Walk
-from worldplay_env.play.report import in_words
 from worldplay_env.play.screen import BACKGROUND, Screen, View
 
 SIZES = [(640, 400), (1920, 1080), (320, 200), (500, 900)]
