@@ -43,7 +43,7 @@ class Room:
 
     Args:
         config: The world's sizes.
-        text_encoder: What leaves; None if the world has none.
+        text_encoder: What leaves; None if the world has none. One of a program's own that cannot leave stays.
         device: Where the world computes.
         dtype: In which it does.
         latents_per_decode: Latent frames that a decoder pass takes.
@@ -58,7 +58,7 @@ class Room:
         latents_per_decode: int,
     ) -> None:
         self._config = config
-        self._text_encoder = text_encoder
+        self._text_encoder = text_encoder if hasattr(text_encoder, "loaded") else None
         self._device = device
         self._itemsize = dtype.itemsize
         self._latents_per_decode = latents_per_decode
