@@ -58,7 +58,7 @@ def main() -> None:
     env = gym.make(args.env, observation="chunk")
     agent = RandomAgent(env, args.seed)
     obs, info = env.reset(seed=args.seed)
-    with worldplay_env.FilmWriter(args.out, env.metadata["render_fps"]) as film:
+    with worldplay_env.FilmWriter(args.out, env.get_wrapper_attr("fps")) as film:
         for step in range(args.steps):
             action = agent.act(obs, info)
             obs, _, terminated, truncated, info = env.step(action)

@@ -92,7 +92,7 @@ def main() -> None:
     env = gym.make(args.env, actions=args.actions, observation="chunk")
     agent = ScriptedAgent(env, args.pose)
     obs, info = env.reset(seed=args.seed)
-    with worldplay_env.FilmWriter(args.out, env.metadata["render_fps"]) as film:
+    with worldplay_env.FilmWriter(args.out, env.get_wrapper_attr("fps")) as film:
         for step in range(len(agent)):
             obs, _, terminated, truncated, info = env.step(agent.act(obs, info))
             frames = obs["observation"] if isinstance(obs, dict) else obs  # beside the goal, if there is a task

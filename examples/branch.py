@@ -54,7 +54,7 @@ def main() -> None:
     branches = [branch(env, snapshot, action, args.steps) for action in actions]
     env.close()
 
-    with worldplay_env.FilmWriter(args.out, env.metadata["render_fps"]) as film:
+    with worldplay_env.FilmWriter(args.out, env.get_wrapper_attr("fps")) as film:
         film.write(np.concatenate([obs] * len(branches), axis=2))  # the past that they share
         film.write(np.concatenate(branches, axis=2))
     names = [worldplay_env.action_name(action) for action in actions]

@@ -3,13 +3,17 @@
 python examples/quickstart.py
 """
 
+import argparse
+
 import gymnasium as gym
 
 import worldplay_env
 
+argparse.ArgumentParser(description="Step a world, and keep the film in outputs/quickstart.mp4.").parse_args()
+
 env = gym.make("WorldPlay/Tiny-v0")
 obs, info = env.reset(seed=0)  # obs: uint8 [16, height, width, 3], the newest second of video
-with worldplay_env.FilmWriter("outputs/quickstart.mp4", env.metadata["render_fps"]) as film:
+with worldplay_env.FilmWriter("outputs/quickstart.mp4", env.get_wrapper_attr("fps")) as film:
     for keys in (["w"], ["w", "right"], ["w", "right"], ["w"]):
         action = worldplay_env.label_of_keys(keys)  # 0..80
         obs, reward, terminated, truncated, info = env.step(action)

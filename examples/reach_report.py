@@ -9,7 +9,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from worldplay_env.spinning import bound_spinning
 
@@ -165,11 +165,15 @@ def learning_curve(history: Sequence[Mapping[str, float]]) -> tuple[list[float],
     return steps, rates
 
 
-def main(folder: Path) -> None:
-    """Write the table and the curve of a folder's results.json anew."""
+def main(folder: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Write the table and the curve of a folder's results.json anew, and print the table.
+
+    Args:
+        folder: What `train_ppo.py` wrote to, with its results.json.
+    """
     content = json.loads((folder / "results.json").read_text())
     print(write_report(folder, content["success"], content["histories"], content["settings"]))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Path))
+    tyro.cli(main)

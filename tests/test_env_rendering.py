@@ -140,7 +140,7 @@ def test_a_task_s_window_shows_the_goal_and_says_how_the_episode_stands(
     assert set(said) == {"the goal is at the right; steps: 2 left"}
     *_, terminated, _, _ = env.step(9)
     assert terminated
-    assert said[-env.metadata["render_fps"] :] == ["reached; steps: 2"] * env.metadata["render_fps"]
+    assert said[-env.fps :] == ["reached; steps: 2"] * env.fps
     env.reset(seed=0)
     for _ in range(3):
         env.step(0)
@@ -172,5 +172,7 @@ def test_render_without_a_mode_warns() -> None:
 
 
 def test_the_video_plays_at_the_world_s_rate() -> None:
-    assert bare().metadata["render_fps"] == 16
-    assert isinstance(bare().metadata["render_fps"], int)
+    for mode, rate in ((None, 16), ("rgb_array", 1), ("rgb_array_list", 16), ("human", 16)):
+        env = bare(render_mode=mode)
+        assert (env.fps, env.metadata["render_fps"]) == (16, rate)
+        assert isinstance(env.metadata["render_fps"], int)

@@ -58,3 +58,8 @@ def test_every_public_name_imports_without_what_only_extras_bring() -> None:
     )
     hidden = f"import sys; sys.modules.update(dict.fromkeys({extras!r}))"
     assert run(f"{hidden}; from worldplay_env import *; print(RecordVectorChunks.__name__)") == "RecordVectorChunks"
+
+
+def test_commands_import_without_an_encoder_for_films() -> None:
+    hidden = "import sys; sys.modules['imageio_ffmpeg'] = None"
+    assert run(f"{hidden}; import worldplay_env.evaluate, worldplay_env.rollout; print('here')") == "here"

@@ -127,6 +127,17 @@ class TestGymnasium:
         assert [frame_number(frame) for frame in film.frames[1:]] == list(range(13 + 2 * 16))
         assert film.fps == 16
 
+    def test_record_video_of_the_env_itself_has_a_picture_a_step_and_plays_in_real_time(self, tmp_path: Path) -> None:
+        pytest.importorskip("moviepy")
+        env = gymnasium.wrappers.RecordVideo(make(render_mode="rgb_array"), str(tmp_path / "videos"))
+        env.reset(seed=0)
+        for _ in range(3):
+            env.step(9)
+        env.close()
+        film = read_film(tmp_path / "videos" / "rl-video-episode-0.mp4")
+        assert [frame_number(frame) for frame in film.frames[1:]] == [12, 28, 44]
+        assert film.fps == 1
+
     @pytest.mark.slow
     def test_record_video_keeps_every_frame_of_the_dream(self, tmp_path: Path) -> None:
         pytest.importorskip("moviepy")

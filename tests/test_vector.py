@@ -360,7 +360,7 @@ def test_rendering_shows_the_newest_frame_of_every_row() -> None:
         observations, *_ = env.step([9, 1])
     frames[0][:] = 0
     assert env.render()[0].any()  # type: ignore[index]
-    assert env.metadata["render_fps"] == 16
+    assert (env.metadata["render_fps"], env.fps) == (1, 16)  # a picture of a step's end, for a second of video
 
 
 def test_render_without_a_mode_warns() -> None:

@@ -17,7 +17,7 @@ from gymnasium.utils import EzPickle
 from worldplay_env.action_space import action_space, check_action
 from worldplay_env.episodes import Episode, Stage, split, stack
 from worldplay_env.image import ImageSource
-from worldplay_env.observation import View
+from worldplay_env.observation import View, render_rate
 from worldplay_env.reach import Reach
 from worldplay_env.resets import NOT_GIVEN, START_OPTIONS, check_options, draw_start, warn_of_prompt
 from worldplay_env.rewards import Goal, Reward
@@ -111,7 +111,10 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
     Rendering:
         `"rgb_array"`: the newest frame; `"rgb_array_list"`: all frames since the last `render` or `reset`; `"human"`:
         a window that plays each chunk as it is made, with a task beside the goal; the keys pressed in it stay in
-        pygame's queue of events.
+        pygame's queue of events. `env.unwrapped.fps` is the rate of the video's frames. `metadata["render_fps"]` is
+        the rate at which what `render` returns plays in real time: with `"rgb_array"` 1, one picture a step, else
+        `fps`. Gymnasium's `RecordVideo` takes one picture a step and so keeps one frame in sixteen; over
+        `wrappers.FrameByFrame` it keeps them all.
 
     Pickle and deepcopy give a fresh env with the same arguments, which must be reset. A world given as an object is
     shared by the copies, never copied; a spec that holds one cannot be written as JSON.
@@ -167,7 +170,7 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         settings = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}
         spec, load = promise(world, **settings, accept_license=accept_license)
         self.render_mode = render_mode
-        self.metadata = {**type(self).metadata, "render_fps": spec.fps}
+        self.metadata = {**type(self).metadata, "render_fps": render_rate(spec.fps, render_mode)}
         self._stage = Stage(
             load,
             View.of(observation, spec, size, every=every, channel_first=channel_first),
@@ -191,6 +194,11 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
     def world(self) -> World:
         """The world, which is loaded when it is first asked for: by `reset`, or by this."""
         return self._stage.world
+
+    @property
+    def fps(self) -> int:
+        """Frames a second of the world's video, whatever the render mode."""
+        return self._promised.fps
 
     @property
     def weights(self) -> str:
@@ -357,7 +365,7 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         self._window.play(pictures, goal, f"the goal is at the right; steps: {stands}")
         if success or left == 0:
             said = f"{'reached' if success else 'not reached'}; steps: {episode.step}"
-            self._window.play([pictures[-1]] * self.metadata["render_fps"], goal, said)  # for a second
+            self._window.play([pictures[-1]] * self.fps, goal, said)  # for a second
 
 
 def _copy(observation: Any) -> Any:

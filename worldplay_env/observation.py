@@ -218,6 +218,11 @@ def _info(
     }
 
 
+def render_rate(fps: int, render_mode: str | None) -> int:
+    """Return how many renders a second play in real time: with one picture a step, 1; else every frame is its own."""
+    return max(1, round(fps / CHUNK_FRAMES)) if render_mode == "rgb_array" else fps
+
+
 def check_size(size: Sequence[int]) -> tuple[int, int]:
     """Return a height and width, or raise ValueError if `size` is not two positive whole numbers."""
     whole = isinstance(size, tuple | list) and all(

@@ -17,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 
 from worldplay_env.action_space import action_space, check_action
 from worldplay_env.episodes import OUTPUTS, Episode, Stage, split, stack
-from worldplay_env.observation import View
+from worldplay_env.observation import View, render_rate
 from worldplay_env.reach import Reach
 from worldplay_env.resets import Randomness, ResetRequest, seeds_of
 from worldplay_env.rewards import Goal, Reward
@@ -138,7 +138,8 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         )
         self._promised = spec
         self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts, spec)
-        self.metadata = {**type(self).metadata, "render_fps": spec.fps, "autoreset_mode": self._mode}
+        self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
+        self.metadata["render_fps"] = render_rate(spec.fps, render_mode)
         self.autoreset_mode = self._mode  # where TorchRL looks for it
         self.single_observation_space = self._stage.space
         self.single_action_space = action_space(actions)
@@ -155,6 +156,11 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
     def world(self) -> World:
         """The world, which is loaded when it is first asked for: by `reset`, or by this."""
         return self._stage.world
+
+    @property
+    def fps(self) -> int:
+        """Frames a second of the worlds' video; what `render` returns is of every step's end."""
+        return self._promised.fps
 
     @property
     def weights(self) -> str:

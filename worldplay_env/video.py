@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, get_args
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -68,6 +67,8 @@ class _Encoder:
     def __init__(
         self, path: Path, kind: str, size: tuple[int, int], fps: float, scale: int, resample: Resample
     ) -> None:
+        import imageio_ffmpeg  # brings the encoder's binary, which only films need
+
         height, width = size
         filters, options = _FORMATS[kind]
         if scale > 1:

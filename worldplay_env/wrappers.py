@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,8 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from worldplay_env.control.actions import KEYS, label_of_keys
-from worldplay_env.transfer import fetch
-from worldplay_env.video import FilmWriter
+from worldplay_env.episode_films import EpisodeFilms, EpisodeTrigger, channel_last
 from worldplay_env.world import CHUNK_FRAMES
-
-EpisodeTrigger = Callable[[int], bool]
-"""Says of an episode, by its number from 0, whether it is filmed."""
-
-
-def _capped_cubic(episode: int) -> bool:
-    """Say whether an episode's number is a cube below 1000, or else a multiple of 1000: `RecordVideo`'s schedule.
-
-    Gymnasium's own lies in a module that cannot be imported without moviepy.
-    """
-    return round(episode ** (1 / 3)) ** 3 == episode if episode < 1000 else episode % 1000 == 0
 
 
 @dataclass
@@ -101,9 +88,14 @@ class FrameByFrame(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
         self.observation_space = (
             spaces.Dict({**whole.spaces, "observation": frame}) if isinstance(whole, spaces.Dict) else frame
         )
-        frames_a_second = env.metadata["render_fps"] * chunk.shape[0] // CHUNK_FRAMES
+        frames_a_second = _rate(env) * chunk.shape[0] // CHUNK_FRAMES
         self.metadata = {**env.metadata, "render_fps": frames_a_second}
         self._playback = _Playback()
+
+    @property
+    def fps(self) -> int:
+        """Frames shown for a second of video: the env's rate, or with `every` a part of it."""
+        return int(self.metadata["render_fps"])
 
     @property
     def frames_left(self) -> int:
@@ -177,7 +169,7 @@ class FrameByFrame(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
     def _show(self, frame: np.ndarray, observation: Any) -> Any:
         """Return an observation with a frame in place of its chunk: new arrays, which nothing else holds."""
         if self.render_mode in ("rgb_array", "rgb_array_list"):
-            self._playback.picture = _channel_last(frame).copy()
+            self._playback.picture = channel_last(frame).copy()
         if self.render_mode == "rgb_array_list":
             self._playback.unrendered.append(self._playback.picture)  # type: ignore[arg-type]
         if not isinstance(observation, Mapping):
@@ -202,7 +194,7 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
         episode_trigger: Which episodes are filmed, by their numbers from 0; by default, as in `RecordVideo`, the
             cubic ones (0, 1, 8, 27, ...) and from 1000 on every thousandth.
         name_prefix: What the films' names begin with.
-        fps: Frames per second of playback; by default the env's `render_fps`.
+        fps: Frames per second of playback; by default the env's `fps`.
 
     Raises:
         ValueError: An env that does not show all of its frames.
@@ -228,7 +220,7 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
                 f'{env.render_mode!r}; make it with observation="chunk" and every=1, or with '
                 'render_mode="rgb_array_list"'
             )
-        self._films = _Films(video_folder, name_prefix, episode_trigger, fps or env.metadata["render_fps"])
+        self._films = EpisodeFilms(video_folder, name_prefix, episode_trigger, fps or _rate(env))
         self._taken: list[np.ndarray] = []
         """Frames that were taken from the env's `render`, for whoever calls this one's."""
 
@@ -316,9 +308,9 @@ class RecordVectorChunks(VectorWrapper[Any, Any, Any, Any, Any], RecordConstruct
             )
         if wrong := [row for row in rows if row not in range(env.num_envs)]:
             raise ValueError(f"there is no row {wrong[0]!r}: this vector env has {env.num_envs}, counted from 0")
-        fps = fps or env.metadata["render_fps"]
+        fps = fps or _rate(env)
         self._films = {
-            int(row): _Films(video_folder, f"{name_prefix}-env-{row}", episode_trigger, fps) for row in rows
+            int(row): EpisodeFilms(video_folder, f"{name_prefix}-env-{row}", episode_trigger, fps) for row in rows
         }
 
     def reset(
@@ -359,51 +351,11 @@ class RecordVectorChunks(VectorWrapper[Any, Any, Any, Any, Any], RecordConstruct
             super().close(**kwargs)
 
 
-class _Films:
-    """The films of one env's episodes, one after another."""
-
-    def __init__(self, folder: str | Path, prefix: str, trigger: EpisodeTrigger | None, fps: float) -> None:
-        self._folder = Path(folder)
-        self._prefix = prefix
-        self._trigger = trigger or _capped_cubic
-        self._fps = fps
-        self._episode = -1
-        self._film: FilmWriter | None = None
-        self._folder.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def filming(self) -> bool:
-        """Whether the running episode is filmed."""
-        return self._film is not None
-
-    def begin(self) -> None:
-        """Complete the film that is open, and open the next episode's if that is to be filmed."""
-        self.finish()
-        self._episode += 1
-        if self._trigger(self._episode):
-            self._film = FilmWriter(self._folder / f"{self._prefix}-episode-{self._episode}.mp4", self._fps)
-            # A program that ends without close() leaves a complete film, too.
-            self._closing = weakref.finalize(self, self._film.close)
-
-    def add(self, frames: Any) -> None:
-        """Film frames, [N, height, width, 3] or [N, 3, height, width], on any device, if the episode is filmed."""
-        if self._film is None:
-            return
-        try:
-            self._film.write(_channel_last(fetch(frames) if hasattr(frames, "cpu") else frames))
-        except BaseException:
-            self.finish()
-            raise
-
-    def finish(self) -> None:
-        """Complete the film that is open, if one is."""
-        if self._film is not None:
-            self._film = None
-            self._closing()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the film that is open to the original."""
-        return {name: value for name, value in self.__dict__.items() if name != "_closing"} | {"_film": None}
+def _rate(env: Any) -> int:
+    """Return the rate of the frames that an env shows: its `fps`, or `render_fps` where there is none."""
+    if isinstance(env, gymnasium.Env) and env.has_wrapper_attr("fps"):
+        return int(env.get_wrapper_attr("fps"))
+    return int(getattr(env.unwrapped, "fps", env.metadata["render_fps"]))
 
 
 def _frames(observation: Any) -> Any:
@@ -423,8 +375,3 @@ def _shows_every_frame(*observation_spaces: spaces.Space[Any]) -> bool:
     """Return whether all of the spaces, the bare env's and what wrappers make of it, are of whole chunks."""
     chunks = [_chunk_space(space) for space in observation_spaces]
     return all(chunk is not None and chunk.shape[0] == CHUNK_FRAMES for chunk in chunks)
-
-
-def _channel_last(frames: np.ndarray) -> np.ndarray:
-    """Return frames [..., H, W, 3] or [..., 3, H, W] as [..., H, W, 3]."""
-    return frames if frames.shape[-1] == 3 else np.moveaxis(frames, -3, -1)

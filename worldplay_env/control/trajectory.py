@@ -76,7 +76,8 @@ def parse_pose_string(text: str) -> Trajectory:
     """Return the trajectory of a pose string such as `"w-3, right-2, d-4"`: n motions give n + 1 poses.
 
     Items are separated by commas and blanks around them do not matter. Each is `name-count`: a name of `KEYS`, and a
-    decimal number of latent frames, whose fraction is dropped (`right-0.5` is no move). The empty string is one pose.
+    decimal number of latent frames, whose fraction is dropped (`right-0.5` is no move). Empty items are skipped, and
+    the empty string is one pose.
 
     Raises:
         ValueError: Anything else, or more than `MAX_POSES` poses; the message names the item.
@@ -84,8 +85,10 @@ def parse_pose_string(text: str) -> Trajectory:
     if not isinstance(text, str):
         raise TypeError(f"a pose string must be a string, got {type(text).__name__}: {_shorten(text)}")
     motions: list[Motion] = []
-    for position, item in enumerate(text.split(",") if text.strip() else [], start=1):
+    for position, item in enumerate(text.split(","), start=1):
         item = item.strip()
+        if not item:
+            continue
         what = f"item {position} of the pose string, {_shorten(item)},"
         name, count = _parse_item(item, what)
         if len(motions) + count >= MAX_POSES:
@@ -96,8 +99,6 @@ def parse_pose_string(text: str) -> Trajectory:
 
 def _parse_item(item: str, what: str) -> tuple[str, float]:
     """Return the name and the count (not truncated yet, maybe infinite) of one item of a pose string."""
-    if not item:
-        raise ValueError(f"{what} is empty; items look like w-3, with one comma between two")
     name, dash, count = item.partition("-")
     if not dash or "-" in count:
         raise ValueError(f"{what} must be a name, one '-' and a count, such as w-3")

@@ -22,7 +22,7 @@ class Args:
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Where the pictures and starts.json go."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] | None = None
     """Of the scenes; their pictures are named scene-SEED.png. By default those of the bundled pictures."""
     size: tuple[int, int] = PICTURE_SIZE
     """Height and width of the pictures."""
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if min(args.size) < 1:
             raise ValueError(f"--size must be two positive whole numbers, got {args.size}")
-        scenes = {f"scene-{seed}": seed for seed in args.seeds} or BUNDLED_SCENES
+        scenes = {f"scene-{seed}": seed for seed in args.seeds or ()} or BUNDLED_SCENES
         for path in write_starts(args.folder, scenes, args.size):
             print(path)
     except (ValueError, OSError) as error:

@@ -35,7 +35,8 @@ STAGES: dict[str, Callable[..., Any]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the stage that the command line asks for."""
-    tyro.extras.subcommand_cli_from_dict(STAGES, args=arguments, description=__doc__).run()
+    prog = "python -m worldplay_env.training"
+    tyro.extras.subcommand_cli_from_dict(STAGES, prog=prog, args=arguments, description=__doc__).run()
 
 
 if __name__ == "__main__":
