@@ -36,6 +36,8 @@ WALK_AND_TURN = tuple(
     if translation or rotation
 )
 """Eight of the 81 labels: enough to come to any place on a floor and to face any way there."""
+BUDGET = 16_384
+"""Steps of all worlds together, after which the agent finds most goals of `WorldPlay/Reach-v0` in the dream."""
 COARSEST = 6
 """Pictures are halved until their shorter side has no more cells than this."""
 
@@ -172,6 +174,23 @@ def clipped_loss(log_probability: Tensor, old: Tensor, advantage: Tensor, clip: 
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
+def change_of(log_probability: Tensor, old: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """Return how far a policy has come from the one that acted: KL(old, new), and which part of [B] is clipped.
+
+    The divergence is estimated from the actions that were taken, by the mean of (r - 1) - log r, r the ratio of their
+    probabilities: unbiased and never negative (Schulman 2020, "Approximating KL divergence").
+    """
+    log_ratio = log_probability - old
+    ratio = log_ratio.exp()
+    return (ratio - 1 - log_ratio).mean(), ((ratio - 1).abs() > clip).float().mean()
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """Return which part of the returns' variance the values explain: 1 for all, 0 for none, less for worse; or 0."""
+    variance = returns.var(correction=0)
+    return float(1 - (returns - values).var(correction=0) / variance) if variance > 0 else 0.0
+
+
 @dataclass
 class Experience:
     """What N worlds went through in T steps; tensors [T, N, ...] on the device."""
@@ -233,7 +252,7 @@ class PPOAgent:
         self.labels = np.array(settings.labels)
         self.updates = 0
         self.history: list[dict[str, float]] = []
-        """A line of figures for every update so far: steps, success, reward, entropy, ..."""
+        """A line of figures for every update so far: steps, success, reward, entropy, kl, ..."""
 
     def act(self, obs: Any, info: dict[str, Any]) -> Any:
         """Return an action drawn from the policy, or of a vector env's observations one for each, int64 [N]."""
@@ -282,6 +301,7 @@ class PPOAgent:
                 before = time.perf_counter()
                 experience, observation, figures = self.gather(observation)
                 figures |= self.improve(experience)
+                figures["learning_rate"] = self.optimiser.param_groups[0]["lr"]
                 figures["steps_per_second"] = self.settings.horizon * count / (time.perf_counter() - before)
                 self.updates += 1
                 self.history.append({"steps": self.updates * self.settings.horizon * count, **figures})
@@ -296,7 +316,7 @@ class PPOAgent:
     def gather(self, observation: Any) -> tuple[Experience, Any, dict[str, float]]:
         """Act for a horizon of steps; return them, the observation after the last, and figures."""
         rows: list[tuple[Tensor, ...]] = []
-        earned, arrived = [], []
+        earned, arrived, lengths = [], [], []
         for _ in range(self.settings.horizon):
             planes, goals = self._planes(observation)
             actions, log_probabilities, values = self._choose(planes, goals)
@@ -305,6 +325,7 @@ class PPOAgent:
             earned.append(rewards.float())
             arrived.append(terminations)
             if "final_obs" in info:
+                lengths += info["final_info"]["step"][info["_final_obs"]].tolist()
                 rewards = rewards.float() + self._cut_short(info, truncations & ~terminations)
             ended = terminations | truncations
             rows.append((planes, goals, actions, log_probabilities, values, rewards.float(), ended))
@@ -315,6 +336,8 @@ class PPOAgent:
         experience = Experience(seen, wanted, chosen, log_probabilities, values, rewards, ended, advantages)
         episodes, arrivals, total = (float(part.sum()) for part in (ended, torch.stack(arrived), torch.stack(earned)))
         figures = {"success": arrivals / max(episodes, 1), "episodes": episodes, "reward": total / max(episodes, 1)}
+        figures["episode_length"] = sum(lengths) / max(len(lengths), 1)
+        figures["explained_variance"] = explained_variance(values, values + advantages)
         return experience, observation, figures
 
     def _cut_short(self, info: dict[str, Any], truncated: Tensor) -> Tensor:
@@ -329,7 +352,7 @@ class PPOAgent:
         return worth * truncated
 
     def improve(self, experience: Experience) -> dict[str, float]:
-        """Improve the network by what was experienced; return the mean losses."""
+        """Improve the network by what was experienced; return the means over its gradient steps of losses, KL, ..."""
         settings, batch = self.settings, experience.flat()
         size = len(batch["actions"])
         losses = []
@@ -345,13 +368,14 @@ class PPOAgent:
                 policy = clipped_loss(chosen, mini["log_probabilities"], advantage, settings.clip)
                 value = (values - mini["returns"]).square().mean() / 2
                 entropy = -(every.exp() * every).sum(1).mean()
+                kl, clipped = change_of(chosen.detach(), mini["log_probabilities"], settings.clip)
                 self.optimiser.zero_grad()
                 (policy + settings.value * value - settings.entropy * entropy).backward()
                 nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient)
                 self.optimiser.step()
-                losses.append(torch.stack([policy, value, entropy]).detach())
+                losses.append(torch.stack([policy, value, entropy, kl, clipped]).detach())
         means = torch.stack(losses).mean(0).tolist()
-        return dict(zip(("policy_loss", "value_loss", "entropy"), means, strict=True))
+        return dict(zip(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction"), means, strict=True))
 
     def _choose(self, planes: Tensor, goals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw an action each: indices of `labels`, their log probabilities, and the situations' values, [N]."""
@@ -435,7 +459,7 @@ class Args:
     """Where: a name that `worldplay_env.load` knows, or a folder of weights."""
     size: tuple[int, int] = (48, 80)
     """Height and width of the pictures that the agent sees."""
-    steps: int = 40_000
+    steps: int = BUDGET
     """The budget, of all worlds together."""
     minutes: float = float("inf")
     """Stop after that long at the latest."""

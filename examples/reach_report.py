@@ -140,7 +140,7 @@ def draw_curve(path: Path, histories: Sequence[Sequence[Mapping[str, float]]], r
     figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
     for number, history in enumerate(histories):
-        axes.plot(*learning_curve(history), label=f"PPO, seed {number}")
+        axes.plot(*learning_curve(history), marker=".", markersize=4, label=f"PPO, seed {number}")
     for style, (agent, rates) in zip((":", "--"), results.items(), strict=False):  # chance, in its two forms
         world, values = next(iter(rates.items()))
         axes.axhline(float(np.mean(values)), color="grey", linestyle=style, label=f"{agent}, {world}")
@@ -151,17 +151,19 @@ def draw_curve(path: Path, histories: Sequence[Sequence[Mapping[str, float]]], r
 
 
 def learning_curve(history: Sequence[Mapping[str, float]]) -> tuple[list[float], list[float]]:
-    """Return steps, and the part of the episodes that came to their goals in the updates before, `SMOOTHED` together.
+    """Return steps, and which part of the episodes that ended in the last `SMOOTHED` updates came to their goals.
 
-    Episodes are counted together, and none of the first updates is shown alone: where episodes have just begun, only
-    those that succeed have ended, and the rest could not yet run out of time.
+    Updates before which no episode ended are left out. The first of the others count fewer updates, and too many
+    successes: of episodes that have just begun, those that succeed end sooner.
     """
     steps, rates = [], []
-    for end in range(min(SMOOTHED, len(history)), len(history) + 1):
+    for end in range(1, len(history) + 1):
         window = history[max(0, end - SMOOTHED) : end]
         episodes = sum(line["episodes"] for line in window)
+        if not episodes:
+            continue
         steps.append(window[-1]["steps"])
-        rates.append(sum(line["success"] * line["episodes"] for line in window) / max(episodes, 1))
+        rates.append(sum(line["success"] * line["episodes"] for line in window) / episodes)
     return steps, rates
 
 

@@ -1,7 +1,7 @@
 """Train PPO to come to the place that a picture shows, in a dream, and see what that is worth in the true world.
 
     python examples/train_ppo.py                                                       # in tiny, best on a GPU
-    python examples/train_ppo.py --world scene --size 24 40 --seeds 3 --steps 20_000   # in the true scenes, on a CPU
+    python examples/train_ppo.py --world scene --size 24 40 --seeds 3 --steps 20_480   # in the true scenes, on a CPU
 
 The agent learns from starts in some scenes and is evaluated from others, beside agents that act at random, that are
 told the goal's pose, and that plan. A run that was stopped goes on when the same command is given again,
@@ -30,13 +30,15 @@ import worldplay_env
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "agents"), str(Path(__file__).resolve().parent)]
 
 from planner import PlannerAgent, Search  # noqa: E402
-from ppo import PPOAgent, Settings  # noqa: E402
+from ppo import BUDGET, PPOAgent, Settings  # noqa: E402
 from random_agent import RandomAgent  # noqa: E402
 from reach_report import AmongAgent, Rates, Results, scene_starts, success_rate, write_report  # noqa: E402
 from toward_goal import TowardGoalAgent  # noqa: E402
 
 HELD_OUT = 900_000
 """The first scene that no dream was trained on."""
+PLANNER_EPISODES = 8
+"""Episodes that the planner is given for each seed: each of its steps imagines hundreds of others."""
 EPISODES_APART = 10_000
 """Between the seeds of the episodes that agents of two seeds are evaluated in."""
 
@@ -49,7 +51,7 @@ class Args:
     """What to learn in: a name that `worldplay_env.load` knows, or a folder of weights."""
     size: tuple[int, int] = (48, 80)
     """Height and width of the pictures that PPO sees; also what scenes are rendered at when it learns in them."""
-    steps: int = 16_384
+    steps: int = BUDGET
     """Budget of each seed, of all its worlds together."""
     minutes: float = float("inf")
     """Of training, all seeds together; the time left is shared by the seeds left."""
@@ -61,8 +63,8 @@ class Args:
     """Different scenes to start in, for training, and others for the evaluation."""
     episodes: int = 64
     """Held-out episodes that every agent is evaluated in, for each seed."""
-    planner_episodes: int = 16
-    """Of these, how many the planner is given: each of its steps imagines hundreds of others. 0 leaves it out."""
+    planner_episodes: int = PLANNER_EPISODES
+    """How many the planner is given, which is slow; 0 leaves it out."""
     short_goals: tuple[int, int] = (2, 2)
     """The fewest and the most held actions that goals are away where PPO and planner meet on short ones too."""
     device: str | None = None

@@ -67,6 +67,14 @@ def test_any_numbers_one_a_world_are_rewards(values: Any) -> None:
     np.testing.assert_array_equal(rewards, [1, 2.5, 1])
 
 
+@pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.array(2.0), torch.tensor(2.0)])
+def test_of_one_world_a_plain_number_is_a_reward(value: Any) -> None:
+    np.testing.assert_array_equal(evaluate(lambda _: value, transition(1)), [2.0])
+    env = gym.make("WorldPlay/Testcard-v0", reward=lambda step: value)
+    env.reset(seed=0)
+    assert env.step(9)[1] == 2.0
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -275,7 +283,11 @@ def test_without_a_goal_of_its_own_a_view_is_compared_with_that_of_the_task() ->
         (reach_view(PICTURES[0]), {"observation": "latent"}, "there are no frames"),
         (reach_view(space="pixels"), {"observation": "latent", "task": "reach"}, "there are no frames"),
         (reach_view(np.zeros((1, 1, 2, 2)), space="latents"), {}, r"goal's latents are \[1, 1, 2, 2\]"),
-        (reach_view(np.zeros((1, 1, 2, 2)), space="latents"), {"world": "scene"}, "this world has no latents"),
+        (
+            reach_view(np.zeros((1, 1, 2, 2)), space="latents"),
+            {"world": "scene", "starts": None},
+            "this world has no latents",
+        ),
     ],
 )
 def test_views_that_cannot_be_compared_are_told(reward: Reward, arguments: dict[str, Any], message: str) -> None:

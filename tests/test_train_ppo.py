@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -92,6 +93,38 @@ def test_nothing_is_gained_by_moving_past_the_clip() -> None:
     assert new.grad.tolist() == [0.0, 0.0]
 
 
+def test_how_far_the_policy_moved_is_its_divergence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    old, new = torch.randn(2, 5, generator=generator).log_softmax(1)
+    taken = torch.multinomial(old.exp(), 100_000, replacement=True, generator=generator)
+    kl, clipped = ppo.change_of(new[taken], old[taken], clip=0.2)
+    assert kl == pytest.approx(float((old.exp() * (old - new)).sum()), rel=0.05)
+    moved = ((new - old).exp() - 1).abs() > 0.2
+    assert clipped == pytest.approx(float((old.exp() * moved).sum()), abs=0.01)
+    assert [float(one) for one in ppo.change_of(old, old, clip=0.2)] == [0, 0]
+
+
+@pytest.mark.parametrize(("values", "explained"), [([1, 2, 3], 1), ([5, 6, 7], 1), ([2, 2, 2], 0), ([3, 2, 1], -3)])
+def test_explained_variance(values: list[float], explained: float) -> None:
+    returns = torch.tensor([1.0, 2.0, 3.0])
+    assert ppo.explained_variance(torch.tensor(values, dtype=torch.float32), returns) == pytest.approx(explained)
+    assert ppo.explained_variance(torch.tensor([0.0, 1.0]), torch.ones(2)) == 0
+
+
+def test_tensorboard_is_given_what_tells_how_learning_goes(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    agent = PPOAgent(make(max_episode_steps=2), SMALL)
+    agent.learn(2 * SMALL.horizon * 2, folder=tmp_path)
+    written = events.EventAccumulator(str(tmp_path)).Reload()
+    names = (
+        "success reward episodes episode_length policy_loss value_loss entropy kl clip_fraction explained_variance"
+    )
+    for name in (*names.split(), "learning_rate", "steps_per_second"):
+        values = [event.value for event in written.Scalars(f"ppo/{name}")]
+        assert values == pytest.approx([line[name] for line in agent.history])
+    assert [line["learning_rate"] for line in agent.history] == [SMALL.learning_rate, SMALL.learning_rate / 2]
+
+
 # ---- learning
 
 
@@ -140,6 +173,7 @@ def test_what_a_time_limit_cuts_short_would_have_gone_on() -> None:
     assert experience.ended[:, 0].tolist() == [False, True, False, True]
     torch.testing.assert_close(experience.advantages, torch.zeros(4, 4))  # nothing is surprising
     assert (figures["success"], figures["episodes"], figures["reward"]) == (0, 8, 2)  # what was given, not expected
+    assert figures["episode_length"] == 2
 
 
 def test_nothing_comes_after_a_goal_is_reached() -> None:
@@ -322,8 +356,30 @@ def test_a_rate_that_was_measured_is_kept_for_the_next_run(tmp_path: Path) -> No
 def test_the_curve_counts_the_episodes_of_neighbouring_updates_together() -> None:
     lines = [{"steps": 10.0 * n, "success": float(n == 1), "episodes": 1.0 if n == 1 else 9.0} for n in range(1, 11)]
     steps, rates = reach_report.learning_curve(lines)
-    assert steps == [90, 100]
-    assert rates == pytest.approx([1 / (1 + 8 * 9), 0])  # one lucky episode at the outset, and nine updates on none
+    assert steps == [10.0 * n for n in range(1, 11)]
+    # One lucky episode at the outset, and nine updates on none.
+    assert rates == pytest.approx([1 / (1 + 9 * others) for others in range(9)] + [0])
+
+
+def test_the_curve_of_a_short_run_begins_at_the_first_update_that_ended_an_episode() -> None:
+    lines = [
+        {"steps": 8.0, "success": 0.0, "episodes": 0.0},
+        {"steps": 16.0, "success": 0.5, "episodes": 4.0},
+    ]
+    assert reach_report.learning_curve(lines[:1]) == ([], [])
+    assert reach_report.learning_curve(lines) == ([16.0], [0.5])
+
+
+def test_budgets_are_what_the_readme_says() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert train_ppo.Args().steps == ppo.Args().steps == ppo.BUDGET
+    assert train_ppo.Args().planner_episodes == train_ppo.PLANNER_EPISODES
+    assert f"The budget was {ppo.BUDGET:,} steps" in readme
+    assert f"the planner has {train_ppo.PLANNER_EPISODES} episodes" in readme
+    # What is asked for in the true scenes is what the table tells of.
+    for text in (readme, train_ppo.__doc__):
+        [asked] = re.findall(r"train_ppo\.py .*--steps ([\d_]+)", text)
+        assert f"learned in the true scenes, {int(asked):,} steps" in readme
 
 
 def test_table_and_curve_are_made_once_more_from_the_results(tmp_path: Path) -> None:

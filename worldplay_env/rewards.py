@@ -2,7 +2,8 @@
 
     gymnasium.make("WorldPlay/Scene-v0", reward=worldplay_env.cover_ground(cell=0.5))
 
-A user's own is any function from a transition of N worlds to N numbers; a single env has N = 1.
+A user's own is any function from a transition of N worlds to N numbers; a single env has N = 1, and takes a plain
+number too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from worldplay_env.control.camera import check_poses
 from worldplay_env.image import ImageSource, fit_image, read_image
+from worldplay_env.summary import one_line
 from worldplay_env.world import Chunk
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Goal:
     pose: np.ndarray
     picture: np.ndarray | None
     latent: np.ndarray | None
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         for array in (self.pose, self.picture, self.latent):
@@ -80,6 +84,8 @@ class Transition:
     frames: torch.Tensor | None
     latents: torch.Tensor | None
 
+    __repr__ = one_line
+
     @classmethod
     def of_chunks(
         cls,
@@ -109,7 +115,8 @@ class Transition:
 
 
 Reward = Callable[[Transition], Any]
-"""A reward function: a transition of N worlds -> N numbers (an array, a tensor on any device or a sequence)."""
+"""A reward function: a transition of N worlds -> N numbers (an array, a tensor on any device or a sequence); of one
+world -> these, or a plain number."""
 
 
 def evaluate(reward: Reward, transition: Transition) -> np.ndarray:
@@ -128,6 +135,8 @@ def evaluate(reward: Reward, transition: Transition) -> np.ndarray:
         if given.dtype.kind not in "biuf":
             raise TypeError(f"rewards are real numbers, got {given.dtype}")
         rewards = given.astype(np.float64)
+        if count == 1 and rewards.ndim == 0:
+            rewards = rewards[None]
     except Exception as error:
         raise RewardError(f"the reward function {name} raised {error!r}; nothing was changed") from error
     if rewards.shape != (count,):

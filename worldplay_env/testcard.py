@@ -17,6 +17,7 @@ import numpy as np
 
 from worldplay_env.image import fit_image
 from worldplay_env.record import read_rollout, write_rollout
+from worldplay_env.summary import rollout_line
 from worldplay_env.world import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,
@@ -103,6 +104,9 @@ class TestcardRollout:
     pose: np.ndarray
     prompt: str
     chunks: int = 0
+
+    def __repr__(self) -> str:
+        return rollout_line(self, self.world.name)
 
     @property
     def start_latent(self) -> torch.Tensor:

@@ -25,6 +25,7 @@ from worldplay_env.control.camera import (
     normalised_intrinsics_error,
 )
 from worldplay_env.sharing import Shared
+from worldplay_env.summary import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,8 @@ class Start:
     pose: np.ndarray = field(default_factory=lambda: np.eye(4))
     name: str = ""
 
+    __repr__ = one_line
+
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
         image = self.image
@@ -92,6 +95,8 @@ class Control:
     poses: np.ndarray
     labels: np.ndarray
     intrinsics: np.ndarray = field(default_factory=lambda: np.broadcast_to(DEFAULT_INTRINSICS, (CHUNK_LATENTS, 3, 3)))
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if np.shape(self.poses) != (CHUNK_LATENTS, 4, 4):
@@ -145,6 +150,8 @@ class Chunk:
     poses: np.ndarray
     memory: np.ndarray
     timings: dict[str, float]
+
+    __repr__ = one_line
 
 
 @runtime_checkable

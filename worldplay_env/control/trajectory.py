@@ -21,6 +21,7 @@ from worldplay_env.control.camera import (
     normalise_intrinsics,
     normalised_intrinsics_error,
 )
+from worldplay_env.summary import one_line
 
 MAX_POSES = 100_000
 """The longest trajectory that is read: 7 hours of video at 16 images a second."""
@@ -41,6 +42,8 @@ class Trajectory:
     poses: np.ndarray
     labels: np.ndarray
     intrinsics: np.ndarray
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return len(self.poses)

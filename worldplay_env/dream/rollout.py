@@ -17,6 +17,7 @@ from torch import Tensor
 from worldplay_env.control.camera import view_matrices
 from worldplay_env.model.autoencoder import DecoderState
 from worldplay_env.record import replacing
+from worldplay_env.summary import rollout_line
 from worldplay_env.world import Control, check_seed
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class DreamRollout:
         self.history: list[PastChunk] = []
         self.decoder_state: DecoderState | None = None
         self.decoded = 0
+
+    def __repr__(self) -> str:
+        return rollout_line(self, self._world.name)
 
     @property
     def prompt(self) -> str:

@@ -22,6 +22,7 @@ from worldplay_env.scenes.palette import (
     Weather,
     patterned,
 )
+from worldplay_env.summary import one_line
 
 HELD_OUT_SEED = 900_000
 """Scenes of this seed and above are never trained on."""
@@ -67,6 +68,8 @@ class Scene:
     light: np.ndarray
     bounds: np.ndarray
     start: np.ndarray
+
+    __repr__ = one_line
 
     @property
     def solids(self) -> np.ndarray:

@@ -23,6 +23,7 @@ from worldplay_env.scenes.build import HELD_OUT_SEED, Scene, build, stack
 from worldplay_env.scenes.render import Renderer
 from worldplay_env.scenes.starts import BUNDLED_PROMPTS, BUNDLED_SCENES
 from worldplay_env.scenes.walk import between, follow, from_start
+from worldplay_env.summary import rollout_line
 from worldplay_env.world import (
     CHUNK_LATENTS,
     Chunk,
@@ -68,6 +69,9 @@ class SceneRollout:
     poses: np.ndarray
     blocked: np.ndarray = field(default_factory=lambda: np.zeros(CHUNK_LATENTS, dtype=bool))
     chunks: int = 0
+
+    def __repr__(self) -> str:
+        return rollout_line(self, f"scene {self.scene.seed}")
 
     @property
     def pose(self) -> np.ndarray:
