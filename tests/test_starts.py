@@ -28,14 +28,18 @@ def test_worlds_say_before_and_after_loading_what_of_a_start_they_use() -> None:
         assert (world.uses_picture, world.uses_prompt) == (specs[name].uses_picture, specs[name].uses_prompt)
 
 
-@pytest.mark.parametrize(
-    ("image", "prompt"), [(PICTURE, ""), (PICTURE, "scene 900012"), ("mine.png", CAPTION), (BUNDLED, "a hill")]
-)
+@pytest.mark.parametrize(("image", "prompt"), [(PICTURE, ""), (PICTURE, "scene 900012"), ("mine.png", CAPTION)])
 def test_a_picture_of_no_place_in_it_is_refused_by_a_world_with_its_own(image: ImageSource, prompt: str) -> None:
     with pytest.raises(ValueError, match=r'cannot begin from .*, such as "scene 900012"; leave the picture out'):
         check_usable(describe("scene"), image, prompt)
     for world in (describe("tiny"), describe("testcard"), Testcard()):
         check_usable(world, image, prompt)
+
+
+def test_a_bundled_picture_leads_to_its_place_by_its_own_prompt_alone() -> None:
+    with pytest.raises(ValueError, match="the place of the picture 'snow' by its own prompt, not by 'a hill'"):
+        check_usable(describe("scene"), BUNDLED, "a hill")
+    check_usable(describe("tiny"), BUNDLED, "a hill")
 
 
 def test_a_world_with_pictures_of_its_own_takes_the_bundled_ones_and_none() -> None:
@@ -45,7 +49,7 @@ def test_a_world_with_pictures_of_its_own_takes_the_bundled_ones_and_none() -> N
 
 def test_the_options_of_a_command_are_checked_for_the_world_that_is_named() -> None:
     scene = describe("scene")
-    with pytest.raises(ValueError, match="cannot begin from"):
+    with pytest.raises(ValueError, match="by its own prompt"):
         choose_start(str(BUNDLED), "a hill", scene)
     assert choose_start(str(BUNDLED), CAPTION, scene).prompt == CAPTION
     assert choose_start("none", "a hill", scene).image is None

@@ -136,7 +136,14 @@ def check_usable(world: WorldSpec | World, image: ImageSource | None, prompt: st
     Raises:
         ValueError: It would begin somewhere else.
     """
-    if image is None or getattr(world, "uses_picture", True) or _is_bundled(image, prompt):
+    if image is None or getattr(world, "uses_picture", True):
+        return
+    if (own := _bundled_prompt(image)) is not None:
+        if prompt != own:
+            raise ValueError(
+                f"this world finds the place of the picture {name_of(image)!r} by its own prompt, not by {prompt!r}: "
+                "leave the prompt out, or the picture"
+            )
         return
     shown = repr(str(image)) if isinstance(image, str | Path) else "this picture"
     raise ValueError(
@@ -162,15 +169,12 @@ def unused_prompt(name: str, world: WorldSpec | World, prompt: str | None) -> st
     return f"{name} takes no prompt: {prompt!r} changes nothing in it"
 
 
-def _is_bundled(image: ImageSource, prompt: str) -> bool:
-    """Return whether a picture and its prompt are those of a bundled start."""
+def _bundled_prompt(image: ImageSource) -> str | None:
+    """Return the prompt of a bundled picture; None for any other."""
     if not isinstance(image, str | Path):
-        return False
+        return None
     path = Path(image).resolve()
-    return any(
-        isinstance(own, str | Path) and Path(own).resolve() == path and own_prompt == prompt
-        for own, own_prompt in find_starts()
-    )
+    return next((prompt for own, prompt in find_starts() if Path(str(own)).resolve() == path), None)
 
 
 def _of_pair(pair: object) -> StartSource:
