@@ -28,6 +28,7 @@ import tyro
 from torch import Tensor, nn
 
 import worldplay_env
+from worldplay_env.record import replacing
 
 WALK_AND_TURN = tuple(
     worldplay_env.action_label(translation, rotation)
@@ -404,9 +405,8 @@ class PPOAgent:
             "updates": self.updates,
             "history": self.history,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, path.with_suffix(".new"))
-        path.with_suffix(".new").replace(path)
+        with replacing(path) as partial:
+            torch.save(state, partial)
 
     def restore(self, path: Path) -> None:
         """Go on from what `save` wrote, on any device.

@@ -22,6 +22,7 @@ import torch
 import tyro
 
 import worldplay_env
+from worldplay_env.record import write_json
 
 Results = dict[str, dict[str, list[float]]]
 """Agent -> world -> success rate of each seed."""
@@ -79,8 +80,7 @@ class Rates:
         """Return the rate that is kept under a name, or else what `measure` returns now."""
         if name not in self.known:
             self.known[name] = measure()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(self.known, indent=1) + "\n")
+            write_json(self.path, self.known)
         return self.known[name]
 
 

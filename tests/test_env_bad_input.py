@@ -57,6 +57,7 @@ CASES = [
     Case("actions one", step(9), InvalidAction, FOUR + "9", "latent"),
     Case("actions out of range", step([9, 9, 9, 81]), InvalidAction, FOUR, "latent"),
     Case("actions floats", step(np.zeros(4)), InvalidAction, FOUR, "latent"),
+    Case("actions with a bool", step([9, True, 9, 9]), InvalidAction, FOUR + "[9, True, 9, 9]", "latent"),
     Case("actions empty", step([]), InvalidAction, FOUR + "[]", "latent"),
     Case("prompt a number", reset(prompt=3), TypeError, "the prompt must be a string, got int: 3"),
     Case("prompt none", reset(PICTURE, None), TypeError, "the prompt must be a string, got NoneType"),

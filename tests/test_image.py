@@ -238,3 +238,36 @@ def test_frames_are_scaled_as_pillow_scales_them(size: tuple[int, int]) -> None:
 def test_frames_of_the_right_size_are_not_copied() -> None:
     frames = torch.zeros(2, 6, 8, 3, dtype=torch.uint8)
     assert resize_frames(frames, (6, 8)) is frames
+
+
+def test_sixteen_bits_of_grey_are_scaled_in_every_byte_order() -> None:
+    grey = np.array([[0, 0x4000, 0xFFFF]], np.uint16)
+    for order, mode in (("<u2", "I;16"), (">u2", "I;16B")):
+        picture = Image.frombytes(mode, (3, 1), grey.astype(order).tobytes())
+        assert read_image(picture)[0, :, 0].tolist() == [0, 0x40, 0xFF]
+
+
+@pytest.mark.parametrize("values", [(0, 200), (-1, 70), (0, 70_000)])
+def test_wide_pictures_of_another_range_are_refused(values: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=r"has values 0\.\.65535, these are"):
+        read_image(Image.fromarray(np.array([values], np.int32)))
+    assert read_image(Image.fromarray(np.zeros((2, 2), np.int32))).max() == 0
+
+
+def test_a_fourth_channel_that_means_nothing_is_passed_over() -> None:
+    assert read_image(Image.new("RGBX", (4, 3), (200, 100, 50, 0)))[0, 0].tolist() == [200, 100, 50]
+
+
+def test_an_empty_picture_is_refused() -> None:
+    with pytest.raises(ImageError, match="is empty: 0x0 pixels"):
+        read_image(Image.new("RGB", (0, 0)))
+
+
+def test_an_image_of_another_file_format_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with Image.open(tmp_path / "a.eps") as image:
+        monkeypatch.setattr(image, "load", lambda: pytest.fail("it was decoded, by another program"))
+        with pytest.raises(ImageError, match="the picture is a EPS file: expected PNG"):
+            read_image(image)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from worldplay_env.record import write_json
+from worldplay_env.record import check_regular, new_file, replacing, write_json
 
 
 def test_json_holds_arrays_and_paths_as_plain_values(tmp_path: Path) -> None:
@@ -24,3 +26,54 @@ def test_what_cannot_be_written_leaves_the_older_file_and_nothing_else(tmp_path:
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_have_a_likely_name_are_neither_followed_nor_lost(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("mine")
+    (tmp_path / "a.partial.json").symlink_to(kept)
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert kept.read_text() == "mine"
+    assert (tmp_path / "a.partial.json").is_symlink()
+
+
+def test_new_files_are_new_and_as_open_as_others(tmp_path: Path) -> None:
+    files = {new_file(tmp_path / "deep" / "a.tar") for _ in range(20)}
+    assert len(files) == 20
+    assert {path.suffix for path in files} == {".tar"}
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {path.stat().st_mode for path in files} == {plain.stat().st_mode}
+    with replacing(tmp_path / "b") as partial:
+        partial.unlink()
+        partial.touch(mode=0o600)  # as libraries do that write by a file of their own
+    assert (tmp_path / "b").stat().st_mode == plain.stat().st_mode
+
+
+def test_of_two_writers_one_has_its_whole_file_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"values": [0] * 2000})
+    stopped = threading.Event()
+
+    def rewrite(value: int) -> None:
+        while not stopped.is_set():
+            write_json(path, {"values": [value] * 2000})
+
+    writers = [threading.Thread(target=rewrite, args=(value,)) for value in (1, 2)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(100):
+            assert len(set(json.loads(path.read_text())["values"])) == 1
+    finally:
+        stopped.set()
+        for writer in writers:
+            writer.join()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe: no regular file"):
+        check_regular(tmp_path / "pipe")
+    check_regular(tmp_path / "nothing")

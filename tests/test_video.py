@@ -149,6 +149,21 @@ def test_an_interruption_keeps_the_film_so_far_beside_the_older_one(tmp_path: Pa
     assert len(read_film(film.partial).frames) == 5
 
 
+def test_films_of_one_name_that_are_written_at_once_are_each_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    kept = tmp_path / "kept.txt"
+    kept.write_text("mine")
+    (tmp_path / "a.partial.mp4").symlink_to(kept)
+    films = [FilmWriter(path), FilmWriter(path)]
+    for _ in range(4):
+        for film, frames in zip(films, (ramps(3), ramps(5)), strict=True):
+            film.write(frames)
+    for film, count in zip(films, (12, 20), strict=True):
+        film.close()
+        assert len(read_film(path).frames) == count
+    assert kept.read_text() == "mine"
+
+
 def _closed(film: FilmWriter) -> None:
     film.close()
     film.close()

@@ -149,3 +149,11 @@ def test_a_batch_without_rollouts_is_no_error() -> None:
     world = load("testcard")
     check_batch(world, [], [])
     assert world.step([], []) == []
+
+
+@pytest.mark.parametrize("name", ["testcard", "scene"])
+def test_settings_of_models_are_checked_where_they_mean_nothing_too(name: str) -> None:
+    with pytest.raises(ValueError, match="weights must be None"):
+        load(name, weights="nonsense")
+    with pytest.raises(TypeError, match="accept_license must be a bool, got 'no'"):
+        load(name, accept_license="no")  # type: ignore[arg-type]

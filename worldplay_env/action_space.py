@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -34,6 +35,17 @@ def check_action(action: Any, shape: tuple[int, ...]) -> np.ndarray:
         labels = np.asarray(action)
     except (TypeError, ValueError) as ragged:
         raise error from ragged
+    if any(isinstance(part, bool | np.bool_) for part in _parts(action)):  # which numpy takes for 0 or 1
+        raise error
     if labels.dtype.kind not in "iu" or labels.shape != shape or labels.min() < 0 or labels.max() >= NUM_ACTIONS:
         raise error
     return labels.astype(np.int64)
+
+
+def _parts(action: Any) -> Iterator[Any]:
+    """Yield the numbers of nested lists and tuples."""
+    if isinstance(action, list | tuple):
+        for part in action:
+            yield from _parts(part)
+    else:
+        yield action

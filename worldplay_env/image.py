@@ -17,6 +17,8 @@ ImageSource = str | Path | Image.Image | np.ndarray
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """The only file formats that are decoded; of an animation, the first frame."""
+_MPO = "MPO"
+"""What PIL calls a JPEG file that holds further pictures, as cameras write it."""
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused from their header, before they are decoded."""
 
@@ -32,18 +34,20 @@ def read_image(source: ImageSource) -> np.ndarray:
     is applied.
 
     Args:
-        source: The path of a PNG, JPEG, WebP, BMP or GIF file (a local path: nothing is fetched), a PIL image, or a
-            uint8 array [height, width] or [height, width, 1, 3 or 4].
+        source: The path of a PNG, JPEG, WebP, BMP or GIF file (a local path: nothing is fetched), a PIL image (in
+            memory, or opened from such a file), or a uint8 array [height, width] or [height, width, 1, 3 or 4].
 
     Raises:
-        ImageError: A path that is missing, not a picture or truncated; over 50 megapixels; an array of another dtype
-            or shape.
+        ImageError: A path that is missing, not a picture or truncated; a PIL image of another file format, with
+            values of another range; an empty one; over 50 megapixels; an array of another dtype or shape.
         TypeError: `source` is none of these.
     """
     if isinstance(source, np.ndarray):
         return _to_rgb(_image_of_array(source))
     if isinstance(source, Image.Image):
         _check_size(source.size, "the picture")
+        if source.format not in (None, _MPO, *FORMATS):  # some formats are read by running other programs
+            raise ImageError(f"the picture is a {source.format} file: expected {', '.join(FORMATS)}")
         return _decode(source, "the picture")
     if isinstance(source, str | Path):
         return _read_file(Path(source))
@@ -126,6 +130,8 @@ def _read_file(path: Path) -> np.ndarray:
 
 def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} is empty: {width}x{height} pixels")
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name} has {width}x{height} pixels, over the {MAX_PIXELS:,} that are read: scale it down")
 
@@ -141,13 +147,24 @@ def _decode(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey, which Pillow would clip at 255
-        high_bytes = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        image = Image.fromarray(high_bytes)
+    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey, which PIL would clip at 255
+        image = Image.fromarray(_high_bytes(np.asarray(image).astype(np.int64)))
     if image.mode == "F":
         raise ImageError("a floating-point picture has no fixed range: convert it to 8 bits")
+    if image.mode == "RGBX":
+        image = image.convert("RGB")  # its fourth channel means nothing
     if image.has_transparency_data:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(ground, image)
     return np.array(image.convert("RGB"))
+
+
+def _high_bytes(values: np.ndarray) -> np.ndarray:
+    """Return the high bytes, uint8, of values of 16 bits; refuse those that are of another range."""
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > 0xFFFF or 0 < most < 0x100:
+        raise ImageError(
+            f"a picture of 16 bits has values 0..65535, these are {least}..{most}: convert it to 8 bits (mode L)"
+        )
+    return (values >> 8).astype(np.uint8)

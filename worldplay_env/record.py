@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,20 +23,50 @@ if TYPE_CHECKING:
     from worldplay_env.world import World
 
 
+_WHOLE = re.compile(r"[0-9]{1,40}")
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield the path of a file to write beside `path`; it takes that name when the block ends, not if it fails.
 
-    The folder is made if there is none.
+    The folder is made if there is none. Of several writers of one path the last to end has its whole file there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = new_file(path)
+    mode = stat.S_IMODE(partial.stat().st_mode)
     try:
         yield partial
+        partial.chmod(mode)  # some libraries put a file of their own in its place, readable by its owner alone
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def new_file(path: str | Path) -> Path:
+    """Make an empty file beside `path`, under a name like `STEM.0123abcd.partial.SUFFIX` that was free; return it.
+
+    The folder is made if there is none.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        partial = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+        try:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            continue
+        return partial
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise ValueError if what is at `path` is no regular file: to open a pipe would wait for ever."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: no regular file")
 
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
@@ -69,11 +102,14 @@ def read_rollout(
 ) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Read a saved rollout of a world without a model: its metadata, and its arrays, of which `picture` is one.
 
+    What all such rollouts hold is checked: a prompt, `seed` and `chunks` of 0 or more, and finite arrays.
+
     Raises:
-        ValueError: The file is none, or holds a rollout of another world or size.
+        ValueError: The file is none, holds a rollout of another world or size, or one that cannot be.
     """
     from safetensors import SafetensorError, safe_open
 
+    check_regular(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -82,11 +118,24 @@ def read_rollout(
         raise ValueError(f"{str(path)!r} is not a safetensors file: {error}") from error
     if metadata.get("world") != world:
         raise ValueError(f"{str(path)!r} holds no rollout of {world!r}, but of {metadata.get('world')!r}")
-    if arrays["picture"].shape[:2] != image_size:
-        raise ValueError(
-            f"{str(path)!r} was saved at {arrays['picture'].shape[:2]} pixels, this world has {image_size}"
-        )
+    numbers = [metadata.get(name, "") for name in ("seed", "chunks")]
+    picture = arrays.get("picture")
+    if "prompt" not in metadata or picture is None or not all(map(_WHOLE.fullmatch, numbers)):
+        raise ValueError(f"{str(path)!r} lacks a prompt, a picture, a seed or a number of chunks")
+    if picture.shape[:2] != image_size:
+        raise ValueError(f"{str(path)!r} was saved at {picture.shape[:2]} pixels, this world has {image_size}")
+    if picture.shape != (*image_size, 3) or picture.dtype != np.uint8:
+        raise ValueError(f"{str(path)!r} holds no picture, but {picture.dtype} {picture.shape}")
+    if broken := [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]:
+        raise ValueError(f"{str(path)!r} holds numbers that are not finite: {', '.join(broken)}")
     return metadata, arrays
+
+
+def check_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> None:
+    """Raise ValueError unless a file's arrays have exactly the names and dtypes given."""
+    found = {name: array.dtype.name for name, array in arrays.items()}
+    if found != dict(dtypes):
+        raise ValueError(f"{str(path)!r} holds {found}, not {dict(dtypes)}")
 
 
 def world_facts(world: World) -> dict[str, Any]:

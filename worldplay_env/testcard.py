@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from worldplay_env.control.camera import check_poses
 from worldplay_env.image import fit_image
-from worldplay_env.record import read_rollout, write_rollout
+from worldplay_env.record import check_arrays, read_rollout, write_rollout
 from worldplay_env.summary import rollout_line
 from worldplay_env.world import (
     CHUNK_FRAMES,
@@ -213,6 +214,10 @@ class Testcard(World):
             ValueError: The file holds no rollout of a test picture of this size.
         """
         metadata, arrays = read_rollout(path, "testcard", self.image_size)
+        check_arrays(path, arrays, {"picture": "uint8", "card": "uint8", "pose": "float64"})
+        if arrays["card"].shape != (*self.image_size, 3):
+            raise ValueError(f"{str(path)!r} holds a card of shape {arrays['card'].shape}")
+        check_poses(arrays["pose"][None])
         return TestcardRollout(
             world=self,
             seed=int(metadata["seed"]),

@@ -18,7 +18,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from worldplay_env.record import replacing
+from worldplay_env.record import new_file, replacing
 
 TILE_WIDTH = 320
 """Pixels of a frame on a contact sheet: enough to see what is going on."""
@@ -118,10 +118,10 @@ class _Encoder:
 class FilmWriter:
     """Writes a film frame by frame: H.264 (mp4, yuv420p, BT.709, nearly lossless), or an animated GIF or WebP.
 
-    It encodes to `NAME.partial.mp4` beside `path`, and renames that to `path` once it is complete; an older film of
-    that name stays until then. As a context manager it finishes the film when the block ends, keeps the partial
-    film, playable up to where it came, when the block is interrupted (Ctrl-C) or the encoder fails (a full disk), and
-    deletes it after any other error.
+    It encodes to a file of its own beside `path`, `partial`, and renames that to `path` once it is complete; an older
+    film of that name stays until then. As a context manager it finishes the film when the block ends, keeps the
+    partial film, playable up to where it came, when the block is interrupted (Ctrl-C) or the encoder fails (a full
+    disk), and deletes it after any other error.
 
     Args:
         path: Where the film goes, ending in .mp4, .gif or .webp; its folder is made.
@@ -151,12 +151,11 @@ class FilmWriter:
         self.fps, self.scale, self.resample = fps, scale, resample
         self.frames = 0
         """Frames written so far."""
-        self.partial = self.path.with_suffix(f".partial{self.path.suffix}")
         self._size: tuple[int, int] | None = None
         self._encoder: _Encoder | None = None
         self._open = True
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.partial.touch()
+        self.partial = new_file(self.path)
+        """The film until it is complete."""
 
     def write(self, frames: np.ndarray) -> None:
         """Append uint8 [height, width, 3] or [N, height, width, 3]; all frames of a film have one size.

@@ -453,8 +453,13 @@ def load(
 
     Raises:
         ValueError: An unknown name or option; the message lists the known ones.
+        TypeError: `accept_license` is not a bool.
         RuntimeError: The world is being loaded in another thread, which waits for this one.
     """
+    if weights not in (None, "random"):
+        raise ValueError(f'weights must be None (the world\'s own) or "random", got {weights!r}')
+    if not isinstance(accept_license, bool | np.bool_):
+        raise TypeError(f"accept_license must be a bool, got {accept_license!r}")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
     module = _module(str(name))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldplay_env.model.config import TextConfig
-from worldplay_env.model.text import TextEncoder, clean_prompt, embed, text_model
+from worldplay_env.model.text import MAX_PROMPT, TextEncoder, clean_prompt, embed, text_model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "image_and_text.json").read_text())
 CONFIG = TextConfig(
@@ -59,6 +59,17 @@ def test_prompts_are_cleaned_as_recorded(prompt: str, cleaned: str) -> None:
 def test_a_cleaned_prompt_has_single_inner_blanks_only(prompt: str) -> None:
     cleaned = clean_prompt(prompt)
     assert cleaned == " ".join(cleaned.split())
+
+
+def test_escapes_are_undone_twice_however_deep_they_are() -> None:
+    assert clean_prompt("&amp;lt;") == "<"
+    assert clean_prompt("&" + 4 * "amp;" + "lt;") == "&amp;amp;lt;"
+
+
+def test_the_length_of_a_prompt_is_bounded() -> None:
+    assert len(clean_prompt("a" * MAX_PROMPT)) == MAX_PROMPT
+    with pytest.raises(ValueError, match="at most 20,000 characters, got 20,001"):
+        clean_prompt("a" * (MAX_PROMPT + 1))
 
 
 @pytest.mark.parametrize("prompt", [None, 3, b"bytes", ["a", "list"]])

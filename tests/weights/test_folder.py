@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,19 @@ def test_a_moved_folder_keeps_its_rollouts_and_another_folders_are_refused(tmp_p
     assert worldplay_env.load(tmp_path / "moved").load_rollout(tmp_path / "rollout.safetensors").chunks == 0
     with pytest.raises(ValueError, match="no rollout saved in this world"):
         worldplay_env.load(tmp_path / "there").load_rollout(tmp_path / "rollout.safetensors")
+
+
+def test_a_configuration_that_is_nested_without_end_is_an_error_that_names_it(tmp_path: Path) -> None:
+    write_compact(tmp_path)
+    (tmp_path / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    with pytest.raises(CheckpointError, match=r"config\.json: not readable as JSON: .*recursion"):
+        resolve(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "transformer.safetensors"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    write_compact(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"regular file|no weights|missing"):
+        load_all(resolve(tmp_path))

@@ -126,6 +126,8 @@ def read_trajectory(path: str | Path) -> Trajectory:
         OSError: The file cannot be read.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError("no regular file")  # to open a pipe would wait for ever
         entries = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON trajectory: {error}") from error

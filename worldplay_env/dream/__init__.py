@@ -57,7 +57,7 @@ def load(
     """Make the world model of that name; `world.load` shares it within the process and describes the arguments.
 
     Raises:
-        ValueError: `weights` is neither None nor "random"; no weights are known under that name.
+        ValueError: No weights are known under that name, or no revisions of them.
         LicenseError, DownloadError, CheckpointError: The weights cannot be had, or are damaged.
     """
     import torch
@@ -67,8 +67,6 @@ def load(
     from worldplay_env.weights.content import remembered
     from worldplay_env.weights.files import weight_files
 
-    if weights not in (None, "random"):
-        raise ValueError(f'weights must be None (the world\'s own) or "random", got {weights!r}')
     if revision is not None and (weights == "random" or name == "tiny"):
         raise ValueError(f"{weights or 'embedded'} weights have no revisions, got revision={revision!r}")
     files = None if weights == "random" else _files(name, revision, accept_license)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from worldplay_env.control.camera import view_matrices
 from worldplay_env.model.autoencoder import DecoderState
-from worldplay_env.record import replacing
 from worldplay_env.summary import rollout_line
 from worldplay_env.world import Control, check_seed
 
@@ -24,8 +20,6 @@ if TYPE_CHECKING:
     from worldplay_env.dream.world import DreamWorld
 
 _CHUNK_NOISE, _IMAGE_NOISE = 0, 1
-_DECODER = "decoder."
-"""What the names of the decoder state's tensors begin with in a saved rollout."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,80 +137,9 @@ class DreamRollout:
 
     def save(self, path: str | Path) -> None:
         """Write the rollout to a safetensors file, whole or not at all; `DreamWorld.load_rollout` reads it."""
-        tensors = {
-            "picture": torch.tensor(self.picture),
-            "start_latent": self.start_latent,
-            "start_pose": torch.tensor(self.start_pose),
-            "prompt_embedding": self.encoded_prompt.embedding,
-        }
-        if self.history:
-            controls = [past.control for past in self.history]
-            tensors["latents"] = torch.stack([past.latents for past in self.history])
-            tensors["poses"] = torch.from_numpy(np.stack([control.poses for control in controls]))
-            tensors["labels"] = torch.from_numpy(np.stack([control.labels for control in controls]))
-            tensors["intrinsics"] = torch.from_numpy(np.stack([control.intrinsics for control in controls]))
-        if self.decoder_state is not None:
-            tensors |= {_DECODER + name: tensor for name, tensor in self.decoder_state.to_tensors().items()}
-        facts = {
-            "world": self._world.name,
-            "weights": self._world.weights,
-            "prompt": self.prompt,
-            "seed": self.seed,
-            "has_image": self.has_image,
-            "decoded": self.decoded,
-        }
-        with replacing(path) as partial:
-            save_file(
-                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, _to_metadata(facts)
-            )
+        from worldplay_env.dream.saved import write_rollout
 
-
-def read_rollout(world: DreamWorld, path: str | Path) -> DreamRollout:
-    """Read a rollout that `DreamRollout.save` wrote, for the world that it was made in.
-
-    Raises:
-        ValueError: The file is no saved rollout, or one of another world.
-    """
-    try:
-        with safe_open(path, framework="pt", device=str(world.device)) as file:
-            facts = _of_metadata(file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        shape = tuple(tensors["start_latent"].shape)
-        expected = (world.latent_shape[0], 1, *world.latent_shape[2:])
-        if (facts["world"], facts["weights"]) != (world.name, world.weights) or shape != expected:
-            raise ValueError(
-                f"it is of {facts['world']} ({facts['weights']} weights, latents {shape}), not of "
-                f"{world.name} ({world.weights} weights, latents {expected})"
-            )
-        rollout = DreamRollout(
-            world=world,
-            seed=facts["seed"],
-            prompt=EncodedPrompt(facts["prompt"], tensors["prompt_embedding"]),
-            picture=tensors["picture"].cpu().numpy(),
-            start_latent=tensors["start_latent"],
-            has_image=facts["has_image"],
-            start_pose=tensors["start_pose"].cpu().numpy(),
-        )
-        rollout.history = _history(tensors) if "latents" in tensors else []
-        rollout.decoder_state = _decoder_state(tensors, world.dtype)
-        rollout.decoded = facts["decoded"]
-    except (SafetensorError, KeyError, ValueError) as error:  # JSON's errors are ValueErrors
-        raise ValueError(f"{path} is no rollout saved in this world: {error}") from error
-    return rollout
-
-
-def _history(tensors: dict[str, Tensor]) -> list[PastChunk]:
-    parts = zip(*(tensors[name].cpu().numpy() for name in ("poses", "labels", "intrinsics")), strict=True)
-    controls = [Control(*part) for part in parts]
-    # Copies: views would keep all of the past in memory as one block.
-    return [PastChunk.of(one.clone(), control) for one, control in zip(tensors["latents"], controls, strict=True)]
-
-
-def _decoder_state(tensors: dict[str, Tensor], dtype: torch.dtype) -> DecoderState | None:
-    """Return the saved state, if there is one, in the dtype of the world that loads it."""
-    found = {name.removeprefix(_DECODER): tensor for name, tensor in tensors.items() if name.startswith(_DECODER)}
-    found = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in found.items()}
-    return DecoderState.from_tensors(found) if found else None
+        write_rollout(self._world, self, path)
 
 
 def image_noise(shape: Sequence[int], seed: int) -> Tensor:
@@ -229,11 +152,3 @@ def _normal(shape: Sequence[int], seed: int, purpose: int, number: int) -> Tenso
     sequence = np.random.SeedSequence(seed, spawn_key=(purpose, number))
     values = np.random.Generator(np.random.PCG64(sequence)).standard_normal(tuple(shape), dtype=np.float32)
     return torch.from_numpy(values)
-
-
-def _to_metadata(facts: dict[str, Any]) -> dict[str, str]:
-    return {"rollout": json.dumps(facts)}
-
-
-def _of_metadata(metadata: dict[str, str] | None) -> dict[str, Any]:
-    return json.loads((metadata or {})["rollout"])

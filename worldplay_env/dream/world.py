@@ -25,8 +25,9 @@ from torch import Tensor
 from worldplay_env import memory
 from worldplay_env.dream.dreamer import Dreamer, Dreamt
 from worldplay_env.dream.groups import first_and_later, memory_length, stacked
-from worldplay_env.dream.rollout import DreamRollout, EncodedPrompt, PastChunk, image_noise, read_rollout
+from worldplay_env.dream.rollout import DreamRollout, EncodedPrompt, PastChunk, image_noise
 from worldplay_env.dream.room import OutOfMemoryError, Room, is_out_of_memory
+from worldplay_env.dream.saved import read_rollout
 from worldplay_env.image import fit_image
 from worldplay_env.model.autoencoder import Autoencoder, DecoderState, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.model.config import WorldConfig
@@ -194,7 +195,7 @@ class DreamWorld(World):
         """Read a rollout that `DreamRollout.save` wrote, in this process or another.
 
         Raises:
-            ValueError: The file is no saved rollout, or one of another world.
+            ValueError: The file is no saved rollout, one of another world, or one whose parts do not fit together.
         """
         return read_rollout(self, path)
 

@@ -24,15 +24,23 @@ Tokenizer = Callable[..., Mapping[str, list[int]]]
 """A tokenizer of transformers: called with a string, it returns a mapping with "input_ids"."""
 
 
+MAX_PROMPT = 20_000
+"""Characters of a prompt at most: many times what the encoder reads."""
+
+
 def clean_prompt(prompt: str) -> str:
     """Repair the encoding of a prompt, undo HTML escapes (twice), and make every run of whitespace one space.
 
     Raises:
         TypeError: The prompt is not a string.
+        ValueError: It has more than `MAX_PROMPT` characters.
     """
     if not isinstance(prompt, str):
         raise TypeError(f"a prompt must be a string, got {type(prompt).__name__}: {prompt!r}")
-    unescaped = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    if len(prompt) > MAX_PROMPT:
+        raise ValueError(f"a prompt has at most {MAX_PROMPT:,} characters, got {len(prompt):,}")
+    # ftfy would undo escapes as often as there are any, each time in a pass over the text.
+    unescaped = html.unescape(html.unescape(ftfy.fix_text(prompt, unescape_html=False)))
     return re.sub(r"\s+", " ", unescaped).strip()
 
 

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from worldplay_env.control.actions import KEYS
 from worldplay_env.play.keys import RECORDED, Command
+from worldplay_env.record import check_regular
 from worldplay_env.world import CHUNK_LATENTS
 
 SETTINGS = ("world", "seed", "image", "prompt", "compare", "task")
@@ -120,9 +121,12 @@ def read_script(path: str | Path) -> Script:
     settings: dict[str, Any] = {}
     lines: list[ChunkKeys | tuple[int, Command]] = []
     try:
+        check_regular(path)
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ScriptError(f"{path} is not a recorded session: it is no text") from error
+    except ValueError as error:
+        raise ScriptError(str(error)) from error
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -140,7 +144,7 @@ def read_script(path: str | Path) -> Script:
 def _parse(line: str) -> ChunkKeys | tuple[int, Command] | dict[str, Any]:
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from error
     if not isinstance(entry, dict):
         raise ValueError(f"expected an object, got {line.strip()[:60]!r}")

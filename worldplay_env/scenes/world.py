@@ -16,8 +16,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from worldplay_env.control.camera import DEFAULT_INTRINSICS, rebase, view_matrices
-from worldplay_env.record import read_rollout, write_rollout
+from worldplay_env.control.camera import DEFAULT_INTRINSICS, check_poses, rebase, view_matrices
+from worldplay_env.record import check_arrays, read_rollout, write_rollout
 from worldplay_env.scenes import SCENE_PROMPT, SPEC
 from worldplay_env.scenes.build import HELD_OUT_SEED, Scene, build, stack
 from worldplay_env.scenes.render import Renderer
@@ -227,6 +227,15 @@ class SceneWorld(World):
             ValueError: The file holds no rollout in a scene of this size.
         """
         metadata, arrays = read_rollout(path, "scene", self.image_size)
+        check_arrays(
+            path, arrays, {"picture": "uint8", "start_pose": "float64", "poses": "float64", "blocked": "bool"}
+        )
+        if arrays["poses"].shape != (CHUNK_LATENTS, 4, 4) or arrays["blocked"].shape != (CHUNK_LATENTS,):
+            raise ValueError(f"{str(path)!r} holds poses of shape {arrays['poses'].shape}")
+        check_poses(arrays["poses"])
+        check_poses(arrays["start_pose"][None])
+        if not metadata.get("scene", "").isdecimal():
+            raise ValueError(f"{str(path)!r} is of no scene: {metadata.get('scene')!r}")
         return SceneRollout(
             world=self,
             scene=build(int(metadata["scene"])),

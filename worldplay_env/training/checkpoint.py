@@ -18,6 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,10 @@ from worldplay_env.weights.files import CheckpointError
 
 SHARD_BYTES = 63 * 2**18
 """Most tensor bytes in a file: 15.75 MiB, which leaves room for its header."""
+
+_TEMPORARY = ".step-"
+_ABANDONED = 3600.0
+"""Seconds after which a checkpoint that is not complete is taken for one that never will be."""
 
 Group = Literal["model", "optimiser", "averages"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -71,9 +77,12 @@ def save(
 ) -> Path:
     """Write a checkpoint of a run, remove the older ones, and return the new one's folder."""
     path = folder / f"step-{step:06d}"
-    temporary = folder / ".step.tmp"  # one name, so that what a killed run left is removed
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_TEMPORARY}*"):  # by a killed run
+        if time.time() - left.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder))
+    temporary.chmod(folder.stat().st_mode)
     hashes: dict[str, str] = {}
     for group, tensors in zip(GROUPS, (model, optimiser or {}, averages), strict=True):
         for number, shard in enumerate(_shards(tensors)):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from worldplay_env.model.config import TINY_V1
@@ -16,6 +15,7 @@ from worldplay_env.training.held_out import FIGURES, measure, strips
 from worldplay_env.training.latents import HELD_OUT_PATHS, render_paths
 from worldplay_env.training.paths import plans
 from worldplay_env.training.run import compute_dtype
+from worldplay_env.video import save_picture
 from worldplay_env.world import pick_device
 
 
@@ -118,5 +118,4 @@ class DiagnoseOptions:
         print("psnr by chunk:", *(f"{value:.2f}" for value in found.by_chunk))
         print(*(f"{name}: {FIGURES[name]}" for name in found.figures), sep="\n")
         if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.ascontiguousarray(strips(found, self.chunks).cpu().numpy())).save(self.out)
+            save_picture(Image.fromarray(strips(found, self.chunks).cpu().numpy()), self.out)

@@ -8,6 +8,7 @@ so that nobody takes half a folder for weights.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,9 +71,8 @@ def export(autoencoder: Path, dreamer: Path, out: Path) -> WorldConfig:
     with torch.device("meta"):
         _check(DepthAutoencoder(config.autoencoder), pictures)
         _check(Dreamer(config), dreams)
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         _write(checkpoint.part(dreams.averages, "transformer."), temporary / "transformer.safetensors", upstream=True)
         _write(checkpoint.part(dreams.averages, "text."), temporary / "text_encoder.safetensors")

@@ -251,9 +251,11 @@ class Run(Generic[Module]):
             return
         from PIL import Image
 
+        from worldplay_env.video import save_picture
+
         picture = strip.cpu().numpy()
         self._writer.add_image(name, picture, self.step, dataformats="HWC")
-        Image.fromarray(picture).save(self.options.folder / f"{name}.png")
+        save_picture(Image.fromarray(picture), self.options.folder / f"{name}.png")
 
     def save(self) -> None:
         """Write a checkpoint now, in the first process."""

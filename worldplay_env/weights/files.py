@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from worldplay_env.record import check_regular
 from worldplay_env.weights.entry import CheckpointError, Entry
 from worldplay_env.weights.layouts import arranged, strip_prefixes, tensors_of
 
@@ -123,11 +124,12 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: There is none.
     """
     try:
+        check_regular(path)
         refuse_pointer(path)
         values = json.loads(path.read_text(encoding="utf-8"))
     except CheckpointError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
