@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import functools
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldplay_env.model.config import TextConfig
-from worldplay_env.model.text import MAX_PROMPT, TextEncoder, clean_prompt, embed, text_model
+from worldplay_env.model.config import TINY, TextConfig
+from worldplay_env.model.text import MAX_PROMPT, TextEncoder, byte_tokenizer, clean_prompt, embed, text_model
+from worldplay_env.weights.checkpoint import RandomWeights, load_text_model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "image_and_text.json").read_text())
 CONFIG = TextConfig(
@@ -17,24 +22,33 @@ CONFIG = TextConfig(
 )
 
 
+def theirs_of(config: TextConfig, model: torch.nn.Module) -> torch.nn.Module:
+    """Return transformers' encoder with the parameters of one of ours."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    sizes = {
+        name: getattr(config, name) for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+    }
+    theirs = UMT5EncoderModel(UMT5Config(**sizes, dropout_rate=0.0)).eval()
+    theirs.load_state_dict(model.state_dict())
+    return theirs
+
+
 class CountedEncoder:
     """A small text encoder that counts how often its parts are loaded and run."""
 
     def __init__(self, cache_size: int = 64) -> None:
-        from transformers import ByT5Tokenizer
-
         self.loads = 0
         self.runs = 0
         self._generator = torch.Generator().manual_seed(0)
         with torch.device("meta"):
             model = text_model(CONFIG)
         self._model = model.to_empty(device="cpu").eval()
-        self._model.tie_weights()
         with torch.no_grad():
             for parameter in self._model.parameters():
                 parameter.normal_(0, 0.3, generator=self._generator)
         self._model.register_forward_hook(self._count)
-        self.encoder = TextEncoder(self._load, ByT5Tokenizer, CONFIG.text_len, cache_size)
+        self.encoder = TextEncoder(self._load, lambda: byte_tokenizer, CONFIG.text_len, cache_size)
 
     def _load(self) -> torch.nn.Module:
         self.loads += 1
@@ -95,8 +109,9 @@ def test_encoding_agrees_with_transformers_padding_and_masking(counted: CountedE
     tokens = ByT5Tokenizer()(
         prompts, padding="max_length", max_length=CONFIG.text_len, truncation=True, return_tensors="pt"
     )
+    theirs = theirs_of(CONFIG, counted.encoder.model)
     with torch.no_grad():
-        expected = counted.encoder.model(**tokens).last_hidden_state * tokens["attention_mask"][..., None]
+        expected = theirs(**tokens).last_hidden_state * tokens["attention_mask"][..., None]
     torch.testing.assert_close(counted.encoder.encode(prompts), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -177,3 +192,51 @@ def test_an_embedding_can_be_the_input_of_a_layer_in_training(counted: CountedEn
     layer = torch.nn.Linear(CONFIG.d_model, 1)
     layer(counted.encoder.encode(["abc"])).sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [(1,), (2, 7), (160, 33), (300,)])
+def test_the_encoder_equals_transformers_own_of_the_same_parameters(
+    dtype: torch.dtype, lengths: tuple[int, ...]
+) -> None:
+    ours = load_text_model(RandomWeights(2), TINY.text, dtype=dtype)
+    theirs = theirs_of(TINY.text, ours.float() if dtype == torch.float32 else ours).to(dtype)
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    tokens = torch.randint(0, 384, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    with torch.no_grad():
+        found = ours(tokens, mask)
+        expected = theirs(input_ids=tokens, attention_mask=mask).last_hidden_state
+    kept = mask.bool()
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(found[kept], expected[kept], atol=tolerance, rtol=tolerance)
+
+
+@given(st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"]), max_size=20), st.integers(1, 12))
+@settings(deadline=None)
+def test_bytes_are_tokenized_as_byt5_does(prompt: str, length: int) -> None:
+    theirs = byt5()
+    assert byte_tokenizer(prompt)["input_ids"] == theirs(prompt)["input_ids"]
+    cut = byte_tokenizer(prompt, truncation=True, max_length=length)["input_ids"]
+    assert cut == theirs(prompt, truncation=True, max_length=length)["input_ids"]
+
+
+def test_nothing_in_a_prompt_ends_it() -> None:
+    assert byte_tokenizer("a</s>b")["input_ids"] == [byte + 3 for byte in b"a</s>b"] + [1]
+
+
+@functools.cache
+def byt5() -> Any:
+    from transformers import ByT5Tokenizer
+
+    return ByT5Tokenizer()
+
+
+def test_making_and_using_the_embedded_world_s_encoder_leaves_transformers_alone() -> None:
+    program = (
+        "import sys; sys.modules['transformers'] = None; import worldplay_env as w;"
+        "world = w.load('tiny', device='cpu'); rollout = world.start(w.Start(None, 'a room'), 0); print('made')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "made", done.stderr

@@ -125,7 +125,7 @@ class TextConfig:
     num_layers: int
     num_heads: int
     bytes_tokenizer: bool = False
-    """Whether a token is a byte (transformers' `ByT5Tokenizer`), so that no tokenizer file is needed."""
+    """Whether a token is a byte (`text.byte_tokenizer`), so that no tokenizer file is needed."""
 
 
 @dataclass(frozen=True)

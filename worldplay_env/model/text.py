@@ -1,7 +1,7 @@
 """From a prompt to its embedding: cleaning, tokens, the UMT5 encoder, and a memory of recent embeddings.
 
-Spec section 4. The encoder is transformers' `UMT5EncoderModel`, imported when one is made. Where its parameters and
-its tokenizer come from is not known here: `TextEncoder` is given two functions that make them.
+Spec section 4. Where the encoder's parameters and its tokenizer come from is not known here: `TextEncoder` is given
+two functions that make them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldplay_env.model.config import TextConfig
+from worldplay_env.model.umt5 import Umt5Encoder
 
 Tokenizer = Callable[..., Mapping[str, list[int]]]
-"""A tokenizer of transformers: called with a string, it returns a mapping with "input_ids"."""
+"""Called with a string, it returns a mapping with "input_ids": `byte_tokenizer`, or a tokenizer of transformers."""
 
 
 MAX_PROMPT = 20_000
@@ -46,18 +47,24 @@ def clean_prompt(prompt: str) -> str:
 
 def text_model(config: TextConfig) -> nn.Module:
     """Make the UMT5 encoder of these sizes, with parameters of no meaning; build it on the meta device to fill it."""
-    from transformers import UMT5Config, UMT5EncoderModel
+    return Umt5Encoder(config)
 
-    sizes = UMT5Config(
-        vocab_size=config.vocab_size,
-        d_model=config.d_model,
-        d_kv=config.d_kv,
-        d_ff=config.d_ff,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        dropout_rate=0.0,
-    )
-    return UMT5EncoderModel(sizes)
+
+def byte_tokenizer(
+    prompt: str, truncation: bool = False, max_length: int | None = None, verbose: bool = True
+) -> dict[str, list[int]]:
+    """Return `{"input_ids": ...}` of a prompt: its UTF-8 bytes plus 3, and the end mark 1, as ByT5 has them.
+
+    Args:
+        prompt: Nothing in it has a special meaning.
+        truncation: Whether the ids are cut to `max_length`, end mark included.
+        max_length: As many ids at most.
+        verbose: Of no effect; the tokenizers of transformers take it.
+    """
+    ids = [byte + 3 for byte in prompt.encode()]
+    if truncation and max_length is not None:
+        ids = ids[: max_length - 1]
+    return {"input_ids": [*ids, 1]}
 
 
 def embed(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -71,7 +78,7 @@ def embed(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
     Returns:
         [batch, tokens, d_model] in the model's dtype.
     """
-    hidden = model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+    hidden = model(input_ids, mask)
     return hidden.masked_fill(mask[..., None] == 0, 0)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import AutoencoderConfig, TextConfig, TransformerConfig
-from worldplay_env.model.text import TextEncoder, Tokenizer, text_model
+from worldplay_env.model.text import TextEncoder, Tokenizer, byte_tokenizer, text_model
 from worldplay_env.model.transformer import Transformer
 from worldplay_env.weights.files import CheckpointError, Entry, Source, opened
 
@@ -175,10 +175,10 @@ def load_tokenizer(folder: str | Path | None) -> Tokenizer:
     Raises:
         CheckpointError: There is no tokenizer in the folder.
     """
-    import transformers
-
     if folder is None:
-        return transformers.ByT5Tokenizer()
+        return byte_tokenizer
+    import transformers  # here, since it takes seconds, and only this needs it
+
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
