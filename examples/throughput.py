@@ -20,9 +20,11 @@ if __name__ == "__main__":
 
 import gymnasium as gym
 import numpy as np
+import torch
 import tyro
 
 import worldplay_env
+from worldplay_env.record import device_name, load_average
 
 gym.register_envs(worldplay_env)
 
@@ -107,7 +109,8 @@ def measure(args: Args, num_envs: int, observation: str) -> Rates:
 def main() -> None:
     """Print the table as it grows, and what was measured outside the world."""
     args = tyro.cli(Args, description=Args.__doc__)
-    print(f"Frames a second of {args.env} on {args.device}, medians of {args.steps} steps.\n")
+    print(f"Frames a second of {args.env} on {args.device}, medians of {args.steps} steps.")
+    print(f"{device_name(torch.device(args.device))}; load average {load_average()} before.\n")
     print(f"| observation | N | {' | '.join(MAKERS)} | batched / sync | outside the world |")
     print("| --- " * (len(MAKERS) + 4) + "|")
     shares = []

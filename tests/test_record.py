@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from worldplay_env.record import check_regular, new_file, replacing, write_json
+from worldplay_env.record import (
+    check_regular,
+    device_name,
+    load_average,
+    new_file,
+    processor_name,
+    replacing,
+    write_json,
+)
 
 
 def test_json_holds_arrays_and_paths_as_plain_values(tmp_path: Path) -> None:
@@ -77,3 +87,14 @@ def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pipe: no regular file"):
         check_regular(tmp_path / "pipe")
     check_regular(tmp_path / "nothing")
+
+
+def test_figures_can_be_told_by_the_processor_its_threads_and_its_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processor_name()
+    assert device_name(torch.device("cpu")) == f"{processor_name()}, {torch.get_num_threads()} threads"
+    load = load_average()
+    assert load is None or load >= 0
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "processor : 0\nmodel name : A Chip 9\n")
+    assert processor_name() == "A Chip 9"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "no names here")
+    assert processor_name() == (platform.processor() or platform.machine())

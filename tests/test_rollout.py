@@ -138,6 +138,7 @@ def test_a_run_writes_film_sheet_and_record_and_names_them(
     assert record["settings"]["pose"] == "w-2, right-3"
     assert record["settings"]["seed"] == 7
     assert record["prompt"] == "red"
+    assert record["start"] == str(picture)
     assert (record["frames"], record["latent_frames"], record["fps"]) == (21, 6, 10)
     assert (record["scale"], record["resample"]) == (4, "lanczos")
     assert [(chunk["frames"], chunk["memory"]) for chunk in record["chunks"]] == [(13, []), (8, [0, 1, 2, 3])]

@@ -30,7 +30,7 @@ from worldplay_env.failures import fail
 from worldplay_env.model.autoencoder import uint8_to_pixels
 from worldplay_env.model.operations import chunk_operations, encode_operations
 from worldplay_env.model.sampler import TIMESTEPS
-from worldplay_env.record import versions, world_facts, write_json
+from worldplay_env.record import load_average, versions, world_facts, write_json
 from worldplay_env.transfer import fetch
 from worldplay_env.world import (
     CHUNK_FRAMES,
@@ -218,6 +218,7 @@ def report(args: Args, world: DreamWorld, parts: dict[str, Part], peak: float, m
         "playback_frames_per_second": world.fps,
         "peak_memory_bytes": memory_bytes,
         "matmul_operations_per_second": peak,
+        "load_average": load_average(),
         "versions": versions(world.device),
     }
 
@@ -229,7 +230,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{world['name']} ({world['weights']} weights), {height}x{width}, {world['dtype']}, "
         f"batch {settings['batch']}, age {settings['age']} chunks; medians of {settings['chunks']} runs",
-        f"{result['versions']['device']} ({world['device']}), torch {result['versions']['torch']}",
+        f"{result['versions']['device']} ({world['device']}), load {result['load_average']}, "
+        f"torch {result['versions']['torch']}",
         "",
         f"{'part':12}{'median':>12}{'fastest':>12}{'slowest':>12}{'GFLOP':>12}{'GFLOP/s':>12}{'of matmul':>11}",
     ]

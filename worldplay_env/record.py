@@ -149,12 +149,27 @@ def world_facts(world: World) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a device calls itself, such as "NVIDIA H100 80GB HBM3" or "x86_64, 2 threads"."""
+    """Return what a device calls itself, such as "NVIDIA H100 80GB HBM3" or "AMD EPYC 9354, 2 threads"."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{processor_name()}, {torch.get_num_threads()} threads"
+
+
+def processor_name() -> str:
+    """Return what the CPU calls itself, where the system tells; else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, named), platform.processor() or platform.machine())
+
+
+def load_average() -> float | None:
+    """Return how many processes have wanted a core, on average over the last minute; None where none tells."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from worldplay_env.control.trajectory import Trajectory, load_trajectory
 from worldplay_env.failures import fail, in_words
-from worldplay_env.record import versions, world_facts, write_json
+from worldplay_env.record import load_average, versions, world_facts, write_json
 from worldplay_env.starts import choose_start, unused_prompt
 from worldplay_env.transfer import fetch
 from worldplay_env.video import ContactSheet, FilmError, FilmWriter, Resample
@@ -225,6 +225,7 @@ def _record(
     return {
         "settings": asdict(args),
         "world": world_facts(world),
+        "start": start.name,
         "prompt": start.prompt,
         "latent_frames": len(trajectory),
         "frames": film.frames,
@@ -232,6 +233,7 @@ def _record(
         "scale": film.scale,
         "resample": film.resample if film.scale != 1 else None,
         "chunks": chunks,
+        "load_average": load_average(),
         "versions": versions(world.device),
     }
 
