@@ -187,6 +187,66 @@ def test_the_first_figures_come_soon_and_say_where_the_time_goes(
         assert figure in lines[0]
 
 
+class Clock:
+    """Stands in for the module `time`: it goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("worldplay_env.training.run.time", clock)
+    return clock
+
+
+def timed_run(folder: Path, clock: Clock, *, preparation: float, step: float, report: float) -> tuple[int, int]:
+    """Train for two minutes by the clock, each part taking so many seconds; return the steps and the reports made."""
+    module = nn.Linear(4, 4, bias=False)
+    run = Run(LineOptions(folder=folder, minutes=2.0, device="cpu"), module, Optimiser(module, lambda *_: False))
+    losses, reports = partial(line_losses, module), 0
+    clock.now += preparation
+    run.start_clock(report_at_once=True)
+    for _ in run.steps():
+        run.update(losses, torch.ones(8, 4))
+        clock.now += step
+        if run.report_is_due():
+            clock.now += report
+            reports += 1
+    if run.last_report_is_due():
+        clock.now += report
+        reports += 1
+    return run.step, reports
+
+
+@pytest.mark.parametrize(
+    ("preparation", "step", "report", "made"),
+    [
+        (0.0, 10.0, 30.0, (6, 2)),  # 10 + 30 of the first report, five steps more, 30 of the last
+        (50.0, 10.0, 20.0, (3, 2)),
+        (50.0, 1.0, 0.0, (70, 2)),
+        (0.0, 70.0, 70.0, (1, 1)),  # what was reported of the one step is the last report
+        (200.0, 10.0, 20.0, (0, 1)),
+    ],
+)
+def test_the_time_of_a_call_counts_everything(
+    preparation: float, step: float, report: float, made: tuple[int, int], tmp_path: Path, clock: Clock
+) -> None:
+    assert timed_run(tmp_path, clock, preparation=preparation, step=step, report=report) == made
+
+
+def test_figures_of_slow_steps_come_after_half_a_minute(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timed_run(tmp_path, clock, preparation=0.0, step=11.0, report=0.0)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line]
+    assert [int(line.split()[1]) for line in lines] == [4, 7, 10]
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_reports_are_due_every_so_many_minutes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool

@@ -34,6 +34,8 @@ more, as in a long rollout; clips of 5 latent frames gave 5 dB less there than i
 HELD_OUT_LATENTS = 25
 """Length of the clips that are reported on: longer, since a rollout is."""
 CLIP_FRAMES = 4 * CLIP_LATENTS - 3
+SHARE = 0.1
+"""Of a call's time that may go by while clips to report on are rendered, and again those to measure latents on."""
 FIRST_LOG_VARIANCE = -5.0
 """Of the posterior before training: with more noise than that, the decoder has to begin without its input."""
 
@@ -59,9 +61,9 @@ class AutoencoderOptions(RunOptions):
     moved: int = 2
     """Clips of a batch whose latents are moved before they are decoded; at most half of them."""
     held_out: int = 16
-    """Clips of held-out scenes that are reported on."""
+    """Clips of held-out scenes that are reported on; as many as are rendered in a tenth of the time."""
     measured: int = 96
-    """Clips that the latents' mean and deviation are measured on."""
+    """Clips that the latents' mean and deviation are measured on; as many as are rendered in a tenth of the time."""
 
     def run(self) -> None:
         """Train, until the time is up."""
@@ -105,6 +107,7 @@ def train(options: AutoencoderOptions) -> Run[DepthAutoencoder]:
         config = measured_config(before.notes)
         run.notes |= {"latents_mean": list(config.latents_mean), "latents_std": list(config.latents_std)}
         run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
+    run.tell(f"building {options.scenes} scenes")
     clips = SceneClips(
         training_seeds(options.scenes, options.seed),
         TINY_V1.image_size,
@@ -114,16 +117,21 @@ def train(options: AutoencoderOptions) -> Run[DepthAutoencoder]:
     )
     rows, columns = TINY_V1.latent_size
     depth_size = depth.CELLS * rows, depth.CELLS * columns
-    held_out = held_out_clips(options.held_out, HELD_OUT_LATENTS, TINY_V1.image_size, depth_size, device)
+    run.tell(f"rendering {options.held_out} clips to report on")
+    held_out = held_out_clips(
+        options.held_out, HELD_OUT_LATENTS, TINY_V1.image_size, depth_size, device, goes_on=run.time_for(SHARE)
+    )
     measured = None
     if before is None:
-        path = clips.wander(np.random.default_rng(1), options.measured, CLIP_LATENTS)
-        measured = clips.render(path.which, path.poses)
+        run.tell(f"rendering {options.measured} clips to measure latents on")
+        measured = render_measured(clips, options, run)
     count = options.clips * peers().count
     run.notes["data"] = f"{count} clips of {CLIP_FRAMES} images a step, through {options.scenes} scenes"
     losses_of = partial(losses, model, options)
     generator = torch.Generator(device)
     noise_shape = (options.clips, TINY_V1.autoencoder.z_dim, CLIP_LATENTS, *TINY_V1.latent_size)
+    counts = f"{len(held_out.frames)} clips to report on, {0 if measured is None else len(measured)} to measure on"
+    run.tell(f"training; {counts}")
     run.start_clock(report_at_once=True)  # later stages need what a report measures
     for step in run.steps():
         rng = np.random.default_rng((options.seed, step, peers().rank))
@@ -137,10 +145,23 @@ def train(options: AutoencoderOptions) -> Run[DepthAutoencoder]:
             run.update(losses_of, video, noise, true_depth, draw_offsets(rng, options, device))
         if run.report_is_due():
             report(run, held_out, measured, options.clips)
-    if run.is_first:
+    if run.last_report_is_due():
+        run.tell("the last report")
         report(run, held_out, measured, options.clips)
     run.save()
     return run
+
+
+def render_measured(clips: SceneClips, options: AutoencoderOptions, run: Run[DepthAutoencoder]) -> Tensor:
+    """Render the clips that latents are measured on, uint8 [B, F, H, W, 3], within a tenth of the run's time."""
+    path = clips.wander(np.random.default_rng(1), options.measured, CLIP_LATENTS)
+    goes_on, parts = run.time_for(SHARE), []
+    for first in range(0, options.measured, options.clips):
+        some = slice(first, first + options.clips)
+        parts.append(clips.render(path.which[some], path.poses[some]))
+        if not goes_on():
+            break
+    return torch.cat(parts)
 
 
 def fresh(config: AutoencoderConfig, seed: int, device: torch.device) -> DepthAutoencoder:

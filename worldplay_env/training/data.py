@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -158,11 +158,26 @@ class Clips(NamedTuple):
 
 
 def held_out_clips(
-    count: int, latents: int, size: tuple[int, int], depth_size: tuple[int, int], device: torch.device
+    count: int,
+    latents: int,
+    size: tuple[int, int],
+    depth_size: tuple[int, int],
+    device: torch.device,
+    *,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Clips:
-    """Render the fixed clips that stages report on, of held-out scenes, and their depth at its own size."""
+    """Render the fixed clips that stages report on, of held-out scenes, and their depth at its own size.
+
+    After each of them `goes_on` says whether there is to be another.
+    """
     clips = SceneClips(range(HELD_OUT_SEED + 50_000, HELD_OUT_SEED + 50_000 + count), size, device)
     rng = np.random.default_rng(0)
     which = np.arange(count)
     path = clips.walk(which, clips.begin(rng, which), held_labels(rng, count, latents - 1))
-    return Clips(clips.render(which, path.poses), clips.depth(which, path.poses, depth_size))
+    frames, depths = [], []
+    for one in which[:, None]:
+        frames.append(clips.render(one, path.poses[one]))
+        depths.append(clips.depth(one, path.poses[one], depth_size))
+        if not goes_on():
+            break
+    return Clips(torch.cat(frames), torch.cat(depths))

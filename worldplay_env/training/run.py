@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import groupby, pairwise
@@ -30,6 +30,8 @@ Losses = Function
 
 FIRST_LOG, LOG_EVERY = 20, 50
 """Steps of a call before its first line of figures, and between later ones."""
+LOG_SECONDS = 30.0
+"""After so long a line of figures comes whatever the steps, which take seconds each on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class RunOptions:
     folder: Path
     """Where checkpoints and logs go; a run that is there already is resumed."""
     minutes: float = 8.0
-    """How long this call may take, its preparation included; only the last report and checkpoint come after."""
+    """How long this call may take, its preparation and last report included. At least the preparation and that report
+    are made, however long they take."""
     total_minutes: float | None = None
     """Training time, over all calls, after which the learning rate is at its lowest; by default this call's end."""
     save_every: float = 2.0
@@ -76,6 +79,8 @@ class Run(Generic[Module]):
 
     def __init__(self, options: RunOptions, module: Module, optimiser: Optimiser) -> None:
         self._began = time.monotonic()
+        self._reporting: float | None = None
+        self._report_seconds = 0.0
         self.options, self.module, self.optimiser = options, module, optimiser
         self.device = next(module.parameters()).device
         self.step = 0
@@ -98,6 +103,7 @@ class Run(Generic[Module]):
         self.note_then("hardware", hardware(self.device))
         self.notes["commands"] = [*self.notes.get("commands", []), command(options)]
         self._first_step = self.step
+        self._reported = -1
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._updates: dict[Losses, Recorded] = {}
         recorded = self.device.type == "cuda"
@@ -142,7 +148,29 @@ class Run(Generic[Module]):
         if not self.is_first or self.seconds < self._next_report:
             return False
         self._next_report = self.seconds + self.options.report_every * 60
+        self._reporting, self._reported = time.monotonic(), self.step
         return True
+
+    def last_report_is_due(self) -> bool:
+        """Return whether this process has something to report that it has not reported yet."""
+        return self.is_first and self._reported != self.step
+
+    def seconds_left(self) -> float:
+        """Return how much of this call's time is left, without that of the last report, as far as it is known."""
+        if self._reporting is not None:  # the step after a report begins
+            self._report_seconds = time.monotonic() - self._reporting
+            self._reporting = None
+        return self._began + self.options.minutes * 60 - self._report_seconds - time.monotonic()
+
+    def time_for(self, share: float) -> Callable[[], bool]:
+        """Return a function that says whether less than a share of this call's time has gone by since now."""
+        until = time.monotonic() + share * self.options.minutes * 60
+        return lambda: time.monotonic() < until
+
+    def tell(self, what: str) -> None:
+        """Print what is being done now, and how long this call has taken, in the first process."""
+        if self.is_first:
+            print(f"{(time.monotonic() - self._began) / 60:6.2f} min  {what}", flush=True)
 
     def steps(self) -> Iterator[int]:
         """Yield the number of each step to make while there is time; save every few minutes and at the end."""
@@ -155,7 +183,7 @@ class Run(Generic[Module]):
 
     def _goes_on(self) -> bool:
         made, most = self.step - self._first_step, self.options.max_steps
-        return time.monotonic() - self._began < self.options.minutes * 60 and (most is None or made < most)
+        return self.seconds_left() > 0 and (most is None or made < most)
 
     def lap(self, part: str) -> None:
         """Count the time since the lap before for this part of a step."""
@@ -225,7 +253,8 @@ class Run(Generic[Module]):
             total, count = self._sums.get(name, (torch.zeros((), device=self.device), 0))
             self._sums[name] = total + value, count + 1
         made = self.step - self._first_step
-        if made != FIRST_LOG and made % LOG_EVERY:
+        waited = time.monotonic() - self._logged[1] > LOG_SECONDS
+        if made != FIRST_LOG and made % LOG_EVERY and not waited:
             return
         first, since = self._logged
         steps = self.step - first

@@ -59,7 +59,7 @@ class DreamerOptions(RunOptions):
     paths: int = 12288
     """Paths that are rendered and encoded before training, one a scene."""
     data_seconds: float = 75.0
-    """Time for that; training goes on with the paths that are ready then."""
+    """Time for that, at most half of what is left then; training goes on with the paths that are ready."""
     chunks: int = 16
     """Length of a path."""
     frames: int = 1152
@@ -149,9 +149,12 @@ def prepare(options: DreamerOptions, run: Run[Dreamer], data_seed: int, compiled
     with plans(seeds, options.chunks, size, data_seed, options.workers) as planned:
         fused = FusedTransformer(run.module.transformer, dtype, compiled if options.compile else ())
         fused.warm_up(TINY_V1.tokens_per_frame)
+        run.tell(f"rendering {options.held_out} paths to report on")
         with plans(held_out_seeds, options.chunks, size) as held_out_plans:
             held_out = render(held_out_plans, keep_frames=True)
-        paths = render(planned, seconds=options.data_seconds)
+        seconds = min(options.data_seconds, 0.5 * run.seconds_left())
+        run.tell(f"rendering paths to train on, for {max(0.0, seconds):.0f} s at most")
+        paths = render(planned, seconds=seconds)
     run.note_then("data", f"{len(paths) * peers().count} paths of {paths.chunks} chunks, one a scene")
     return Material(fused, autoencoder, paths, held_out)
 
