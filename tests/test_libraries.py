@@ -266,6 +266,14 @@ class TestStableBaselines3:
         action, _ = model.predict(env.reset(seed=0)[0])
         assert env.action_space.contains(action)
 
+    def test_its_success_rate_is_that_of_the_task(self) -> None:
+        sb3 = pytest.importorskip("stable_baselines3")
+        env = make(observation="last", task="reach", size=(48, 80), max_episode_steps=2)
+        model = sb3.PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu", seed=0)
+        model.learn(8)
+        assert len(model.ep_success_buffer) >= 4
+        assert set(model.ep_success_buffer) <= {True, False}
+
     def test_a_policy_sees_the_same_with_channels_first_or_last(self) -> None:
         pytest.importorskip("stable_baselines3")
         from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
