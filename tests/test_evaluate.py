@@ -25,7 +25,7 @@ from worldplay_env.evaluation import suite
 from worldplay_env.evaluation.films import Take, latest, make_films, reconstruct, without_selection
 from worldplay_env.evaluation.metrics import MOST_PSNR, moved, visible
 from worldplay_env.evaluation.pictures import curves, strip
-from worldplay_env.evaluation.scene import TURN, Scores, drift_of, evaluate_scene, follow_actions
+from worldplay_env.evaluation.scene import TURN, Scores, drift_of, evaluate_scene, follow_actions, most_chunks
 from worldplay_env.evaluation.table import as_text, course_of, rows_of
 from worldplay_env.evaluation.truth import Truth
 from worldplay_env.scenes.build import Scene, build
@@ -237,7 +237,10 @@ def test_a_true_minute_does_not_drift(scenes: World) -> None:
 
 def test_a_world_without_a_model_of_the_scene_scores_badly() -> None:
     card = worldplay_env.load("testcard", image_size=SIZE)
-    result = evaluate_scene(card, SEEDS[0], drift=False)
+    made: list[int] = []
+    result = evaluate_scene(card, SEEDS[0], drift=False, stepped=made.append)
+    assert sum(made) == result["actions"]["actions"] + 4 + 16
+    assert sum(made) <= most_chunks(False, False, False) == 29
     assert result["short"]["world"]["psnr"] < 20
     assert result["long"]["world"]["psnr"] < 20
     assert result["actions"]["world"] < result["actions"]["actions"]
@@ -344,7 +347,23 @@ def test_every_row_is_met_just_where_it_reaches_its_least() -> None:
     ]
     text = as_text(rows_of([bad], 1.01, True))
     assert text.count("missed") == 9
-    assert "14.90 dB 0.590" in text
+    assert "14.90 0.590" in text
+
+
+def test_the_table_fits_a_terminal_and_says_below_what_is_asked() -> None:
+    wide = made_up(-14.99, 0.599, latest_psnr=-24.0, right=0, tone_ratio=3.0)
+    for result in (wide, {"short": wide["short"], "long": wide["long"], "actions": wide["actions"]}):
+        for on_cpu in (True, False):
+            rows = rows_of([result] * 64, 100.0, on_cpu)
+            table, notes = as_text(rows).split("\n\n")
+            assert max(map(len, f"{table}\n{notes}".splitlines())) <= 100
+            assert len(table.splitlines()) == len(rows) + 2
+            plain = " ".join(notes.split())
+            for row in rows:
+                assert f"{row.what} " in table
+                assert not row.least or f"target {row.least}" in plain
+                assert not row.note or row.note in plain
+    assert "576 counted, 64 left out" in plain
 
 
 def test_means_are_over_scenes_and_drifts_do_not_cancel() -> None:

@@ -28,9 +28,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldplay_env.distributed import WorkerLost, Workers, open_workers
-from worldplay_env.evaluation.films import chunk_seconds
+from worldplay_env.distributed.workers import OneProcess
+from worldplay_env.dream.world import DreamWorld
+from worldplay_env.evaluation.films import Stepped, chunk_seconds, ignore
 from worldplay_env.evaluation.pictures import curves, strip
-from worldplay_env.evaluation.scene import TURN, evaluate_scenes
+from worldplay_env.evaluation.scene import TURN, evaluate_scenes, most_chunks
 from worldplay_env.evaluation.table import Row, as_text, course_of, rows_of
 from worldplay_env.evaluation.truth import Truth
 from worldplay_env.failures import fail
@@ -102,6 +104,7 @@ class Facts:
     world: dict[str, Any]
     fps: int
     versions: dict[str, str]
+    is_model: bool
 
 
 def facts_of(workers: Workers[World]) -> Facts:
@@ -144,12 +147,17 @@ def evaluate(
         for group in _groups(len(seeds), batch, all_actions, wandered)
     ]
     found: dict[Group, list[dict[str, Any]]] = {}
-    with tqdm(total=len(seeds), desc="evaluating", unit="scene") as progress:
-        for group, (figures, strips) in workers.stream(functools.partial(_measure, batch=batch), groups):
+    chunks = {
+        group: len(group.seeds) * most_chunks(facts.is_model, group.all_actions, group.drift) for group in groups
+    }
+    with tqdm(total=sum(chunks.values()), desc="evaluating", unit="chunk") as progress:
+        here = isinstance(workers, OneProcess)  # elsewhere a group is done when it comes back
+        work = functools.partial(_measure, batch=batch, stepped=progress.update if here else ignore)
+        for group, (figures, strips) in workers.stream(work, groups):
             found[group] = figures
             for name, picture in strips.items():
                 save_picture(picture, out / "strips" / f"{name}.png")
-            progress.update(len(group.seeds))
+            progress.update(sum(chunks[one] for one in found) - progress.n)
     results = [result for group in groups for result in found[group]]
     [(_, seconds)] = workers.stream(_time, seeds[:1])  # by itself: nothing else runs by now
     rows = rows_of(results, seconds, facts.world["device"] == "cpu")
@@ -169,10 +177,12 @@ def evaluate(
 
 
 def _facts(world: World, _: int) -> Facts:
-    return Facts(world_facts(world), world.fps, versions(world.device))
+    return Facts(world_facts(world), world.fps, versions(world.device), isinstance(world, DreamWorld))
 
 
-def _measure(world: World, group: Group, batch: int) -> tuple[list[dict[str, Any]], dict[str, Image.Image]]:
+def _measure(
+    world: World, group: Group, batch: int, stepped: Stepped
+) -> tuple[list[dict[str, Any]], dict[str, Image.Image]]:
     """Return the figures of each scene of a group, and strips of truth and dream by name."""
     strips: dict[str, Image.Image] = {}
 
@@ -180,7 +190,7 @@ def _measure(world: World, group: Group, batch: int) -> tuple[list[dict[str, Any
         strips[f"{seed}-{part}"] = strip(truth, film, world.fps)
 
     options = {"all_actions": group.all_actions, "drift": group.drift}
-    return evaluate_scenes(world, group.seeds, batch=batch, show=show, **options), strips
+    return evaluate_scenes(world, group.seeds, batch=batch, show=show, stepped=stepped, **options), strips
 
 
 def _time(world: World, seed: int) -> float:
@@ -258,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"torch {facts.versions['torch']}\n"
     )
     print(as_text(rows))
-    print(f"\n{out / 'evaluation.json'}, {out / 'curve.png'}, {out / 'strips'}")
+    print("", *(out / name for name in ("evaluation.json", "curve.png", "strips")), sep="\n")
     return 0
 
 

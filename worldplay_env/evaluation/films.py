@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ from worldplay_env.world import World
 CORES = 2
 """Threads that a chunk on a CPU is timed with."""
 
+Stepped = Callable[[int], None]
+"""Is told how many chunks were made, each time some were."""
+
 _CLIP_LATENTS = 15  # after the first, in one pass of the autoencoder
 
 
@@ -34,7 +37,13 @@ class Take:
     path: Path
 
 
-def make_films(world: World, takes: Sequence[Take], batch: int, last_chunks: int | None = None) -> list[Tensor]:
+def ignore(_: int) -> None:
+    """Take no notice of chunks that were made."""
+
+
+def make_films(
+    world: World, takes: Sequence[Take], batch: int, last_chunks: int | None = None, stepped: Stepped = ignore
+) -> list[Tensor]:
     """Roll a world out along paths of equal length, `batch` rollouts at a time; a rollout's seed is its scene's.
 
     Args:
@@ -42,6 +51,7 @@ def make_films(world: World, takes: Sequence[Take], batch: int, last_chunks: int
         takes: What to film.
         batch: Rollouts in one `World.step`.
         last_chunks: How many of the last chunks to keep; by default all.
+        stepped: Is called after every `World.step`.
 
     Returns:
         One film for each take: uint8 [frames, H, W, 3] on the CPU.
@@ -58,6 +68,7 @@ def make_films(world: World, takes: Sequence[Take], batch: int, last_chunks: int
                 if number >= kept_from:
                     assert chunk.frames is not None
                     part.append(torch.from_numpy(fetch(chunk.frames)))
+            stepped(len(group))
         films += [torch.cat(part) for part in parts]
     return films
 

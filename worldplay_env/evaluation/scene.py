@@ -20,11 +20,12 @@ from torch import Tensor
 
 from worldplay_env.control.actions import NUM_ACTIONS
 from worldplay_env.dream.world import DreamWorld
-from worldplay_env.evaluation.films import Take, make_films, reconstruct, without_selection
+from worldplay_env.evaluation.films import Stepped, Take, ignore, make_films, reconstruct, without_selection
 from worldplay_env.evaluation.metrics import psnr, ssim, tone
 from worldplay_env.evaluation.suite import (
     DRIFT_CHUNKS,
     LONG_CHUNKS,
+    SHORT_CHUNKS,
     SINGLE_MOVES,
     held_path,
     out_and_back,
@@ -94,6 +95,7 @@ def evaluate_scenes(
     all_actions: bool = False,
     drift: bool = True,
     show: Show | None = None,
+    stepped: Stepped = ignore,
 ) -> list[dict[str, Any]]:
     """Measure a world in a few scenes at once.
 
@@ -104,6 +106,7 @@ def evaluate_scenes(
         all_actions: Whether to tell all 81 actions apart, not the nine single ones alone.
         drift: Whether to wander for a minute.
         show: Is given films to make pictures of.
+        stepped: Is told of every chunk that is made; see `most_chunks`.
 
     Returns:
         For each scene "seed", "caption", "short", "long" and "curve", "actions", and if asked for "all_actions" and
@@ -112,20 +115,31 @@ def evaluate_scenes(
     truths = [Truth(seed, world.image_size, world.device) for seed in seeds]
     results: list[dict[str, Any]] = [
         {"seed": truth.scene.seed, "caption": truth.scene.caption, "actions": result}
-        for truth, result in zip(truths, follow_actions(world, truths, SINGLE_MOVES, batch), strict=True)
+        for truth, result in zip(truths, follow_actions(world, truths, SINGLE_MOVES, batch, stepped), strict=True)
     ]
-    parts = {"short": short_term(world, truths, batch, show), "long": long_term(world, truths, batch, show)}
+    parts = {
+        "short": short_term(world, truths, batch, show, stepped),
+        "long": long_term(world, truths, batch, show, stepped),
+    }
     if all_actions:
-        parts["all_actions"] = follow_actions(world, truths, range(NUM_ACTIONS), batch)
+        parts["all_actions"] = follow_actions(world, truths, range(NUM_ACTIONS), batch, stepped)
     if drift:
-        parts["drift"] = drift_of(world, truths, batch)
+        parts["drift"] = drift_of(world, truths, batch, stepped)
     for name, rows in parts.items():
         for result, row in zip(results, rows, strict=True):
             result[name] = row
     return results
 
 
-def short_term(world: World, truths: Sequence[Truth], batch: int, show: Show | None = None) -> list[Figures]:
+def most_chunks(is_model: bool, all_actions: bool, drift: bool) -> int:
+    """Return how many chunks `evaluate_scenes` makes in a scene in which nothing stops any action."""
+    actions = len(SINGLE_MOVES) + (NUM_ACTIONS if all_actions else 0)
+    return actions + SHORT_CHUNKS + LONG_CHUNKS * (1 + is_model) + (DRIFT_CHUNKS if drift else 0)
+
+
+def short_term(
+    world: World, truths: Sequence[Truth], batch: int, show: Show | None = None, stepped: Stepped = ignore
+) -> list[Figures]:
     """Compare chunks 0-3 with the truth.
 
     Returns:
@@ -134,7 +148,7 @@ def short_term(world: World, truths: Sequence[Truth], batch: int, show: Show | N
     """
     takes = [Take(truth, short_path(truth.scene)) for truth in truths]
     results = []
-    for take, film in zip(takes, make_films(world, takes, batch), strict=True):
+    for take, film in zip(takes, make_films(world, takes, batch, stepped=stepped), strict=True):
         truth, counts = take.truth.film(take.path.poses), take.truth.visible(take.path.poses)
         if show is not None:
             show(take.truth.scene.seed, "short", truth, film)
@@ -148,7 +162,9 @@ def short_term(world: World, truths: Sequence[Truth], batch: int, show: Show | N
     return results
 
 
-def long_term(world: World, truths: Sequence[Truth], batch: int, show: Show | None = None) -> list[Figures]:
+def long_term(
+    world: World, truths: Sequence[Truth], batch: int, show: Show | None = None, stepped: Stepped = ignore
+) -> list[Figures]:
     """Go out and back, and compare the frames after the turn with the truth and with the way out.
 
     Returns:
@@ -158,9 +174,9 @@ def long_term(world: World, truths: Sequence[Truth], batch: int, show: Show | No
         autoencoder makes of that way out; "curve", PSNR and SSIM frame by frame of each series.
     """
     takes = [Take(truth, out_and_back(truth.scene)) for truth in truths]
-    films = {"world": make_films(world, takes, batch)}
+    films = {"world": make_films(world, takes, batch, stepped=stepped)}
     if isinstance(world, DreamWorld):
-        films["latest"] = make_films(without_selection(world), takes, batch)
+        films["latest"] = make_films(without_selection(world), takes, batch, stepped=stepped)
     frames = torch.arange(2 * TURN - 3)
     outbound = torch.minimum(frames, 2 * TURN - 4 - frames).clamp(max=TURN - 4)  # the pose stands still for a turn
     results = []
@@ -189,7 +205,9 @@ def long_term(world: World, truths: Sequence[Truth], batch: int, show: Show | No
     return results
 
 
-def follow_actions(world: World, truths: Sequence[Truth], actions: Sequence[int], batch: int) -> list[Figures]:
+def follow_actions(
+    world: World, truths: Sequence[Truth], actions: Sequence[int], batch: int, stepped: Stepped = ignore
+) -> list[Figures]:
     """Hold each action for the first chunk, and tell from its last frame which it was.
 
     It is told by the nearest, in mean squared error over the frame, of the true last frames of all those actions.
@@ -202,7 +220,7 @@ def follow_actions(world: World, truths: Sequence[Truth], actions: Sequence[int]
     paths = [{action: held_path(truth.scene, action) for action in actions} for truth in truths]
     possible = [{action: path for action, path in held.items() if path is not None} for held in paths]
     takes = [Take(truth, path) for truth, held in zip(truths, possible, strict=True) for path in held.values()]
-    films = iter(make_films(world, takes, batch))
+    films = iter(make_films(world, takes, batch, stepped=stepped))
     results = []
     for truth, held in zip(truths, possible, strict=True):
         last = truth.frames(torch.stack([torch.from_numpy(path.poses[-1]) for path in held.values()]).numpy())
@@ -222,15 +240,16 @@ def follow_actions(world: World, truths: Sequence[Truth], actions: Sequence[int]
     return results
 
 
-def drift_of(world: World, truths: Sequence[Truth], batch: int) -> list[Figures]:
+def drift_of(world: World, truths: Sequence[Truth], batch: int, stepped: Stepped = ignore) -> list[Figures]:
     """Wander for 60 chunks, and compare the last 15 with the scene's own pictures along that path.
 
     Returns:
         "truth" and each series: {"mean", "contrast"} of the luminance of those frames (`metrics.tone`).
     """
     takes = [Take(truth, wandering_path(truth.scene)) for truth in truths]
+    films = make_films(world, takes, batch, last_chunks=DRIFT_JUDGED, stepped=stepped)
     results = []
-    for take, film in zip(takes, make_films(world, takes, batch, last_chunks=DRIFT_JUDGED), strict=True):
+    for take, film in zip(takes, films, strict=True):
         judged = DRIFT_JUDGED * CHUNK_LATENTS
         truth = take.truth.film(take.path.poses[-judged - 1 :])  # a frame more: what the first chunk comes after
         shown = {"truth": truth[1:], "world": film, "repeat": take.truth.picture[None]}

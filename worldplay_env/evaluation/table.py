@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ Result = dict[str, Any]
 
 DRIFT_TOLERANCE = 0.15
 MISSED, MET = "missed", "met"
+WIDTH = 100
+"""Columns of a terminal that the table fits."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Row:
         ceiling: The same of the autoencoder's reconstruction of the truth.
         frames: How many frames entered; rollouts for actions, scenes for drift.
         left_out: Frames of which too little is visible in the starting picture.
+        note: What else is to be said of the figure.
         values: Every figure, in numbers.
     """
 
@@ -39,6 +43,7 @@ class Row:
     ceiling: str = ""
     frames: int | None = None
     left_out: int | None = None
+    note: str = ""
     values: Result = field(default_factory=dict)
 
 
@@ -121,9 +126,8 @@ def _latest(results: Sequence[Result]) -> Row:
     if selected is None:
         return Row(**{**vars(row), "least": least})
     loss = selected - row.values["psnr"]
-    figure = f"{row.figure} ({loss:+.2f} dB worse)"
-    values = {**row.values, "loss": loss}
-    return Row(**{**vars(row), "figure": figure, "least": least, "met": loss >= 1.5, "values": values})
+    changed = {"least": least, "met": loss >= 1.5, "note": f"{loss:+.2f} dB worse"}
+    return Row(**{**vars(row), **changed, "values": {**row.values, "loss": loss}})
 
 
 def _actions(results: Sequence[Result], part: str, what: str, least: float) -> Row:
@@ -163,12 +167,13 @@ def _drift(results: Sequence[Result], measure: str) -> Row:
     signed = sum(ratios["world"]) / len(drifts)
     return Row(
         what,
-        f"{off['world']:.1%} (on average {signed:+.1%})",
+        f"{off['world']:.1%}",
         least,
         off["world"] <= DRIFT_TOLERANCE,
         repeat=_percent(off["repeat"]),
         ceiling=_percent(off.get("autoencoder")),
         frames=len(drifts),
+        note=f"on average {signed:+.1%}",
         values={**off, "signed": signed, "scenes": len(drifts)},
     )
 
@@ -254,21 +259,36 @@ def course_of(results: Sequence[Result], measure: str) -> dict[str, list[float |
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """Return the table to print."""
+    """Return the table to print: the numbers, and below them what each must reach and what entered."""
     columns: list[tuple[str, Callable[[Row], str]]] = [
-        ("what", lambda row: row.what),
+        ("", lambda row: row.what),
         ("figure", lambda row: row.figure),
+        ("", lambda row: "" if row.met is None else MET if row.met else MISSED),
         ("whole frame", lambda row: row.whole),
         ("repeat", lambda row: row.repeat),
         ("autoencoder", lambda row: row.ceiling),
-        ("counted", lambda row: "" if row.frames is None else str(row.frames)),
-        ("left out", lambda row: "" if row.left_out is None else str(row.left_out)),
-        ("at least", lambda row: row.least),
-        ("", lambda row: {True: MET, False: MISSED, None: "" if not row.least else "not measured"}[row.met]),
     ]
-    cells = [[name for name, _ in columns], *([cell(row) for _, cell in columns] for row in rows)]
+    cells = [
+        [name for name, _ in columns],
+        *([cell(row).replace(" dB ", " ") for _, cell in columns] for row in rows),
+    ]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells
     ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    notes = ["Pairs are PSNR in dB and SSIM.", *(_notes(row) for row in rows)]
+    wrapped = [textwrap.fill(note, WIDTH, subsequent_indent="    ") for note in notes if note]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", *wrapped])
+
+
+def _notes(row: Row) -> str:
+    """Return what is to be known of a row, or "" if its numbers say all."""
+    counted = "" if row.frames is None else f"{row.frames} counted"
+    parts = [
+        row.note,
+        f"target {row.least}" if row.least else "",
+        "not measured" if row.least and row.met is None else "",
+        counted + (f", {row.left_out} left out" if row.left_out is not None else ""),
+    ]
+    said = "; ".join(part for part in parts if part)
+    return f"{row.what}: {said}" if said else ""
