@@ -97,6 +97,8 @@ def _find(starts: Starts) -> Sequence[StartSource]:
 
 def read_start(image: ImageSource | None, prompt: str) -> Start:
     """Return a start with its picture read (see `read_image`); an image of None starts from the prompt alone."""
+    if isinstance(image, str | Path) and not Path(image).suffix:
+        _existing(image)  # it may have been meant as a name
     return Start(image=None if image is None else read_image(image), prompt=prompt, name=name_of(image))
 
 

@@ -115,6 +115,15 @@ def test_a_recorded_session_goes_on_under_the_keyboard_where_it_was_left(monkeyp
     assert "the script is over: the keys are yours" in {view.notice for view in shown}
 
 
+def test_a_bundled_picture_is_given_by_its_name() -> None:
+    plan = make_plan(Args(image="snow", compare="scene"))
+    assert [start.name for start in plan.starts] == ["snow", "snow"]
+    assert {start.prompt for start in plan.starts} == {find_starts("snow")[0][1]}
+    assert make_plan(Args(image="dusk", prompt="fog")).start.prompt == "fog"
+    with pytest.raises(ValueError, match=r"no picture at 'sno'.*courtyard"):
+        make_plan(Args(image="sno"))
+
+
 def test_a_scene_beside_another_world_is_the_place_of_its_picture(capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan(Args(world="testcard", compare="scene", prompt="fog"))
     assert [start.prompt for start in plan.starts] == ["fog", find_starts()[0][1]]
