@@ -90,6 +90,6 @@ def test_every_help_names_the_program_says_what_it_does_and_does_nothing(tmp_pat
         program = Path(name).name if name in scripts else f"python -m worldplay_env.{name}"
         begin = r"usage: (\S+/)?" if name in scripts else "usage: "
         assert re.match(rf"{begin}{re.escape(program)} ", re.sub(r"\s+", " ", usage)), name
-        assert re.match(r"[`A-Z][^╭]{10,}", described), f"{name} does not say what it does"
+        assert re.match(r"\s*[`A-Z][^╭]{10,}", described), f"{name} does not say what it does"
         assert "(default: )" not in said, name
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,9 @@
-"""The wheel holds what it must and runs without the source tree; the pinned versions fit the ranges."""
+"""The wheel holds what it must; the pinned versions fit the ranges."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Iterable
@@ -17,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from venvs import run
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -29,13 +28,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT), cwd=out)
     (path,) = out.glob("*.whl")
     return path
-
-
-def run(*command: str, cwd: Path) -> str:
-    """Run a program outside the tree and return what it prints; its errors are the test's."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
@@ -67,46 +59,6 @@ def ranges(requirements: Iterable[Requirement]) -> dict[str, SpecifierSet]:
 def read_metadata(archive: zipfile.ZipFile) -> Message:
     """Read the wheel's METADATA file."""
     return message_from_bytes(archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))))
-
-
-USE = """
-import gymnasium as gym
-import worldplay_env
-
-env = gym.make("WorldPlay/Testcard-v0")
-observation, info = env.reset(seed=0)
-for action in (9, 1, 80):
-    observation, reward, terminated, truncated, info = env.step(action)
-    assert env.observation_space.contains(observation)
-env.close()
-print(worldplay_env.__file__)
-"""
-
-
-def test_the_installed_wheel_runs_outside_the_tree(wheel: Path, tmp_path: Path) -> None:
-    venv = tmp_path / "venv"
-    run(sys.executable, "-m", "venv", "--without-pip", str(venv), cwd=tmp_path)
-    python = str(venv / "bin" / "python")
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--no-deps",
-        "--no-index",
-        str(wheel),
-        cwd=tmp_path,
-    )
-    (site,) = venv.glob("lib/python*/site-packages")
-    # The dependencies are borrowed. A path that is named in a .pth file does not bring its own .pth files along, so
-    # the editable install that is among them stays out of sight.
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
-
-    used = run(python, "-I", "-c", USE, cwd=tmp_path)
-    assert Path(used.splitlines()[-1]).is_relative_to(site)
-    assert "--pose" in run(python, "-I", "-m", "worldplay_env.rollout", "--help", cwd=tmp_path)
 
 
 def test_every_requirement_is_pinned_within_its_range() -> None:

@@ -207,10 +207,11 @@ def test_the_encoder_equals_transformers_own_of_the_same_parameters(
     with torch.no_grad():
         found = ours(tokens, mask)
         expected = theirs(input_ids=tokens, attention_mask=mask).last_hidden_state
-    kept = mask.bool()
+    found_rows, expected_rows = found[mask.bool()].float(), expected[mask.bool()].float()
     assert found.dtype == dtype
-    tolerance = 1e-5 if dtype == torch.float32 else 0.03
-    torch.testing.assert_close(found[kept], expected[kept], atol=tolerance, rtol=tolerance)
+    # transformers' own attention has changed between versions in what it rounds.
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    assert (found_rows - expected_rows).norm() <= tolerance * expected_rows.norm()
 
 
 @given(st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"]), max_size=20), st.integers(1, 12))
