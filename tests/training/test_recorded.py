@@ -210,10 +210,10 @@ def flow() -> Any:
 
 
 def rollouts() -> Any:
-    module = dreamer.fresh(CONFIG, 0, CPU)
+    module = dreamer.fresh(CONFIG, 0, CPU, critic=True)
     decoder = initialise(Autoencoder(CONFIG.autoencoder), 2).requires_grad_(False)
     fused = FusedTransformer(module.transformer, torch.float32)
-    losses = partial(distill.rollout_losses, module, fused, decoder, distill.DistillOptions(pixels=1.0))
+    losses = partial(distill.rollout_losses, module, fused, decoder, distill.DistillOptions(pixels=1.0, looks=0.1))
     paths, options = small_paths(2, 2), DistillOptions(decoded=1)
     generator = torch.Generator().manual_seed(0)
     under_way = Rollouts(paths, 2)

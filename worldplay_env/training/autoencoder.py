@@ -21,7 +21,8 @@ from torch.func import functional_call
 from worldplay_env.evaluation.metrics import psnr
 from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.model.config import TINY_V1, AutoencoderConfig
-from worldplay_env.training import checkpoint, depth
+from worldplay_env.training import checkpoint, critic, depth
+from worldplay_env.training.critic import Critic
 from worldplay_env.training.data import Clips, SceneClips, held_out_clips, training_seeds
 from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.parallel import peers
@@ -58,6 +59,8 @@ class AutoencoderOptions(RunOptions):
     """Weight of the error of the pictures' gradients."""
     depth: float = 0.15
     """Weight of the error of the depth that is read from the latents."""
+    looks: float = 0.0
+    """Weight of a critic's verdict on the rebuilt pictures (`training.critic`); 0: there is none."""
     moved: int = 2
     """Clips of a batch whose latents are moved before they are decoded; at most half of them."""
     held_out: int = 16
@@ -71,12 +74,13 @@ class AutoencoderOptions(RunOptions):
 
 
 class DepthAutoencoder(nn.Module):
-    """The autoencoder, and beside it the head that reads depth from the mean of its latents."""
+    """The autoencoder, and beside it the head that reads depth from the mean of its latents, and perhaps a critic."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, *, critic: bool = False) -> None:
         super().__init__()
         self.autoencoder = Autoencoder(config)
         self.depth = nn.Linear(config.z_dim, depth.CELLS**2)
+        self.critic = Critic() if critic else None
 
     def read_depth(self, mean: Tensor) -> Tensor:
         """Return the logarithm of inverse depth [B, T, h, w, cells] of latents float32 [B, z, T, h, w]."""
@@ -95,11 +99,13 @@ def train(options: AutoencoderOptions) -> Run[DepthAutoencoder]:
             f"--begin-with and --folder are both {options.folder}: the decoder needs a folder of its own"
         )
     device = peers().device(options.device)
-    model = fresh(TINY_V1.autoencoder, options.seed, device)
+    model = fresh(TINY_V1.autoencoder, options.seed, device, critic=options.looks > 0)
     autoencoder = model.autoencoder
     before = checkpoint.averages(options.begin_with) if options.begin_with is not None else None
     if before is not None:
-        checkpoint.fill(model, before.averages)
+        known = checkpoint.without_critic(before.averages)
+        own = {name: value for name, value in model.named_parameters() if name.startswith("critic.")}
+        checkpoint.fill(model, known | own)
         for part in (autoencoder.encoder, autoencoder.quant_conv, model.depth):
             part.requires_grad_(False)
     run = Run(options, model, Optimiser(model, is_inside))
@@ -164,9 +170,9 @@ def render_measured(clips: SceneClips, options: AutoencoderOptions, run: Run[Dep
     return torch.cat(parts)
 
 
-def fresh(config: AutoencoderConfig, seed: int, device: torch.device) -> DepthAutoencoder:
+def fresh(config: AutoencoderConfig, seed: int, device: torch.device, *, critic: bool = False) -> DepthAutoencoder:
     """Return an autoencoder to begin with: blocks that add little, pictures near grey, latents of little noise."""
-    model = initialise(DepthAutoencoder(config), seed, device=device)
+    model = initialise(DepthAutoencoder(config, critic=critic), seed, device=device)
     autoencoder = channels_last(model.autoencoder)
     with torch.no_grad():
         for name, parameter in autoencoder.named_parameters():
@@ -195,6 +201,7 @@ def is_inside(name: str, parameter: nn.Parameter) -> bool:
     return (
         parameter.ndim >= 4
         and not name.endswith("gamma")
+        and name.startswith("autoencoder.")
         and not name.startswith(("autoencoder.encoder.conv_in", "autoencoder.decoder.conv_out"))
     )
 
@@ -301,6 +308,12 @@ def losses(
     read, truth = model.read_depth(mean), depth.cells(depth.target(true_depth))
     depths = depth.loss(read, truth)
     loss = pixels + options.edges * edges + options.kl * divergence + options.depth * depths
+    judged: dict[str, Tensor] = {}
+    if model.critic is not None:
+        whole = slice(len(offsets), None)
+        looks, critic_loss = critic.losses(model.critic, rebuilt[whole, :, ::4], video[whole, :, ::4])
+        loss = loss + options.looks * looks + critic_loss
+        judged = {"looks": looks, "critic": critic_loss}
     with torch.no_grad():
         squares = (rebuilt.clamp(-1, 1) - video).square()
         parts = {"psnr": squares[len(offsets) :]} | ({"psnr moved": squares[: len(offsets)]} if len(offsets) else {})
@@ -311,6 +324,7 @@ def losses(
         "pixels": pixels,
         "edges": edges,
         "divergence": divergence,
+        **judged,
         **figures,
     }
 

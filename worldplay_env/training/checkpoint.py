@@ -150,6 +150,11 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             parameter.copy_(tensors[name])
 
 
+def without_critic(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of networks without those of the critic that may have been trained with them."""
+    return {name: value for name, value in tensors.items() if not name.startswith("critic.")}
+
+
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

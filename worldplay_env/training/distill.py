@@ -25,7 +25,7 @@ from torch import Tensor
 from worldplay_env.memory import MEMORY
 from worldplay_env.model.autoencoder import Autoencoder
 from worldplay_env.model.config import TINY_V1
-from worldplay_env.training import checkpoint, transformer
+from worldplay_env.training import checkpoint, critic, transformer
 from worldplay_env.training.dreamer import (
     Dreamer,
     denoise,
@@ -84,7 +84,14 @@ class DistillOptions(DreamerOptions):
     """Weight of the score of their contrasts."""
     decoded: int = 16
     """Chunks of a step that are decoded for both; with 0 the latents alone are compared, in half the time."""
+    looks: float = 0.0
+    """Weight of a critic's verdict on the decoded pictures (`training.critic`); 0: there is none."""
     memory_noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.looks and not self.decoded:
+            raise ValueError("looks are of decoded pictures: decoded must be above 0")
 
     def run(self) -> None:
         """Train, until the time is up."""
@@ -130,11 +137,13 @@ class Rollouts:
 def train(options: DistillOptions) -> Run[Dreamer]:
     """Train the four-step sampler of the tiny world, or go on doing so."""
     device = peers().device(options.device)
-    dreamer = fresh(TINY_V1, options.seed, device)
+    dreamer = fresh(TINY_V1, options.seed, device, critic=options.looks > 0)
     begins = not checkpoint.exists(options.folder)
     if begins:
         before = checkpoint.averages(options.transformer)
-        checkpoint.fill(dreamer, before.averages)
+        known = checkpoint.without_critic(before.averages)
+        own = {name: value for name, value in dreamer.named_parameters() if name.startswith("critic.")}
+        checkpoint.fill(dreamer, known | own)
     run = Run(options, dreamer, Optimiser(dreamer, is_inside))
     if begins:
         run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
@@ -260,4 +269,9 @@ def rollout_losses(
     pixels = pixel_score(first, second, truth, asked, invented)
     contrast = contrast_score(first, second, truth, asked & ~invented)
     loss = loss + options.pixels * pixels + options.contrast * contrast
-    return {"loss": loss, **found, "pixels": pixels, "contrast": contrast}
+    found |= {"pixels": pixels, "contrast": contrast}
+    if dreamer.critic is not None:
+        looks, critic_loss = critic.losses(dreamer.critic, first, truth)
+        loss = loss + options.looks * looks + critic_loss
+        found |= {"looks": looks, "critic": critic_loss}
+    return {"loss": loss, **found}

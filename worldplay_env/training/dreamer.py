@@ -15,6 +15,7 @@ from worldplay_env.model.text import embed, text_model
 from worldplay_env.model.transformer import Transformer
 from worldplay_env.training import checkpoint, depth
 from worldplay_env.training.autoencoder import channels_last, measured_config
+from worldplay_env.training.critic import Critic
 from worldplay_env.training.latents import Chunks
 from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.weights.checkpoint import initialise, load_autoencoder
@@ -29,15 +30,21 @@ DEPTH_BLOCK = 1
 
 
 class Dreamer(nn.Module):
-    """The networks that are trained together: the transformer, the small text encoder, the head that reads depth."""
+    """The networks that are trained together: the transformer, the small text encoder, the head that reads depth.
 
-    def __init__(self, config: WorldConfig) -> None:
+    Args:
+        config: Sizes.
+        critic: Whether a critic of the decoded pictures is trained with them.
+    """
+
+    def __init__(self, config: WorldConfig, *, critic: bool = False) -> None:
         super().__init__()
         self.transformer = Transformer(config.transformer)
         self.text = text_model(config.text)
         _, rows, columns = config.transformer.patch_size
         self.patch = rows, columns
         self.depth = nn.Linear(config.transformer.dim, depth.CELLS**2 * rows * columns)
+        self.critic = Critic() if critic else None
 
     def cells(self, frames: Tensor) -> Tensor:
         """Return what the tokens of M frames cover, [M, n, cells], of values [M, CELLS h, CELLS w]."""
@@ -48,9 +55,9 @@ class Dreamer(nn.Module):
         return embed(self.text, tokens, mask)
 
 
-def fresh(config: WorldConfig, seed: int, device: torch.device) -> Dreamer:
+def fresh(config: WorldConfig, seed: int, device: torch.device, *, critic: bool = False) -> Dreamer:
     """Return networks to begin with: blocks that add little, with open gates and no modulation; velocity 0."""
-    dreamer = initialise(Dreamer(config), seed, device=device)
+    dreamer = initialise(Dreamer(config, critic=critic), seed, device=device)
     transformer = dreamer.transformer
     with torch.no_grad():
         for layer in (transformer.modulation_projection, transformer.output_projection):

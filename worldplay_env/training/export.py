@@ -66,7 +66,10 @@ def export(autoencoder: Path, dreamer: Path, out: Path) -> WorldConfig:
         CheckpointError: A run has no checkpoint, a damaged one, or one of other networks; nothing was written.
         ValueError: The autoencoder's latents have not been measured, or the files are too large; likewise.
     """
-    pictures, dreams = checkpoint.averages(autoencoder), checkpoint.averages(dreamer)
+    pictures, dreams = (
+        replace(saved, averages=checkpoint.without_critic(saved.averages))
+        for saved in (checkpoint.averages(autoencoder), checkpoint.averages(dreamer))
+    )
     config = replace(TINY_V1, autoencoder=measured_config(pictures.notes))
     with torch.device("meta"):
         _check(DepthAutoencoder(config.autoencoder), pictures)
