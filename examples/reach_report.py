@@ -5,7 +5,6 @@ python examples/reach_report.py outputs/train_ppo     # table and curve once mor
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -111,10 +110,7 @@ def write_report(
     (folder / "table.md").write_text(table)
     content = {"settings": dict(settings), "success": results, "histories": [list(lines) for lines in histories]}
     (folder / "results.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
-    if importlib.util.find_spec("matplotlib") is None:
-        print(f"no curve: matplotlib is not installed. Where it is: python examples/reach_report.py {folder}")
-    else:
-        draw_curve(folder / "curve.png", histories, results)
+    draw_curve(folder / "curve.png", histories, results)
     return table
 
 

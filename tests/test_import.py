@@ -47,7 +47,6 @@ def test_every_public_name_is_there() -> None:
 def test_every_public_name_imports_without_what_only_extras_bring() -> None:
     extras = (
         "moviepy",
-        "matplotlib",
         "tensorboard",
         "ray",
         "scipy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +12,7 @@ from torch import Tensor
 
 STRIP_FRAMES = 9
 
-_GROUND, _INK, _GRID = (255, 255, 255), (40, 40, 46), (222, 222, 228)
-_COLOURS = ((32, 96, 200), (214, 106, 20), (120, 120, 128), (30, 140, 80))
+_GROUND, _INK = (255, 255, 255), (40, 40, 46)
 _GAP = 4
 
 
@@ -41,74 +41,24 @@ def curves(
         fps: Frames a second.
         mark: A frame to draw a vertical line at, and what to write there.
     """
-    width, height, left, right, top, bottom = 960, 340, 70, 20, 34, 44
-    chart = Image.new("RGB", (width, height * len(panels)), _GROUND)
-    for number, (title, lines) in enumerate(panels.items()):
-        box = (left, number * height + top, width - right, (number + 1) * height - bottom)
-        _panel(ImageDraw.Draw(chart), box, title, lines, fps, mark)
-    return chart
+    # Here: its import takes a second. A figure without pyplot needs no display and shares no state.
+    from matplotlib.figure import Figure
 
-
-def _panel(
-    draw: ImageDraw.ImageDraw,
-    box: tuple[int, int, int, int],
-    title: str,
-    lines: Mapping[str, Sequence[float | None]],
-    fps: float,
-    mark: tuple[int, str],
-) -> None:
-    left, top, right, bottom = box
-    font = ImageFont.load_default(size=14)
-    values = [value for line in lines.values() for value in line if value is not None]
-    low, high, step = _scale(min(values, default=0.0), max(values, default=1.0))
-    seconds = max(1.0, max(len(line) for line in lines.values()) / fps)
-
-    def at(frame: float, value: float) -> tuple[float, float]:
-        x = left + frame / fps / seconds * (right - left)
-        return x, bottom - (value - low) / (high - low) * (bottom - top)
-
-    for index in range(round((high - low) / step) + 1):
-        value = low + index * step
-        y = at(0, value)[1]
-        draw.line((left, y, right, y), _GRID)
-        draw.text((left - 8, y), f"{value:g}" if step >= 1 else f"{value:.2f}", _INK, font, anchor="rm")
-    every = math.ceil(seconds / 16)
-    for second in range(0, math.floor(seconds) + 1, every):
-        x = at(second * fps, low)[0]
-        draw.line((x, bottom, x, bottom + 4), _INK)
-        draw.text((x, bottom + 6), str(second), _INK, font, anchor="ma")
-    draw.text(((left + right) / 2, bottom + 24), "seconds", _INK, font, anchor="ma")
-    x = at(mark[0], low)[0]
-    draw.line((x, top, x, bottom), _INK)
-    draw.text((x + 4, bottom - 4), mark[1], _INK, font, anchor="ld")
-    draw.line((left, top, left, bottom, right, bottom), _INK)
-    draw.text((left, top - 8), title, _INK, font, anchor="ld")
-    legend = float(right)
-    for colour, (name, line) in reversed(list(zip(_COLOURS, lines.items(), strict=False))):
-        draw.text((legend, top - 8), name, colour, font, anchor="rd")
-        legend -= draw.textlength(name, font) + 18
-        for run in _runs(line):
-            points = [at(frame, value) for frame, value in run]
-            draw.line(points if len(points) > 1 else points * 2, colour, width=2)
-
-
-def _runs(line: Sequence[float | None]) -> list[list[tuple[int, float]]]:
-    """Split a line at its gaps: runs of (frame, value)."""
-    runs: list[list[tuple[int, float]]] = [[]]
-    for frame, value in enumerate(line):
-        if value is not None:
-            runs[-1].append((frame, value))
-        elif runs[-1]:
-            runs.append([])
-    return [run for run in runs if run]
-
-
-def _scale(low: float, high: float) -> tuple[float, float, float]:
-    """Return round limits of an axis that holds low..high, and the step between its marks: 1, 2 or 5 times 10^n."""
-    span = max(high - low, 1e-3)
-    rough = span / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first = math.floor(low / step) * step
-    last = math.ceil(high / step) * step
-    return first, last if last > first else first + step, step
+    figure = Figure(figsize=(9.6, 3.4 * len(panels)), dpi=100, layout="constrained")
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    colours = {name: f"C{number}" for number, name in enumerate(names)}
+    for axes, (title, lines) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        for name, line in lines.items():
+            values = np.array([math.nan if value is None else value for value in line])
+            axes.plot(np.arange(len(line)) / fps, values, color=colours[name], label=name)
+        axes.axvline(mark[0] / fps, color="black", linewidth=0.8)
+        axes.annotate(mark[1], (mark[0] / fps, 0.02), (3, 0), axes.get_xaxis_transform(), "offset points")
+        axes.set_title(title, loc="left", fontsize="medium")
+        axes.set(xlabel="seconds", xlim=(0, max(len(line) for line in lines.values()) / fps))
+        axes.grid(alpha=0.3)
+    labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
+    shown = {name: drawn for legend in labelled for drawn, name in zip(*legend, strict=True)}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", fontsize="small", ncols=len(shown))
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return Image.open(file).convert("RGB")
