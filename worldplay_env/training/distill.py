@@ -142,8 +142,8 @@ def train(options: DistillOptions) -> Run[Dreamer]:
     if begins:
         before = checkpoint.averages(options.transformer)
         known = checkpoint.without_critic(before.averages)
-        own = {name: value for name, value in dreamer.named_parameters() if name.startswith("critic.")}
-        checkpoint.fill(dreamer, known | own)
+        untrained = {name: value for name, value in dreamer.named_parameters() if name.startswith("critic.")}
+        checkpoint.fill(dreamer, known | untrained)
     run = Run(options, dreamer, Optimiser(dreamer, is_inside))
     if begins:
         run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
