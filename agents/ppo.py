@@ -435,8 +435,13 @@ class PPOAgent:
 
 
 def _tensorboard(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            f"TensorBoard's events need the package tensorboard ({error}): install it, or leave them out by "
+            "events=False or --no-tensorboard"
+        ) from error
     return SummaryWriter(str(folder))
 
 

@@ -125,6 +125,15 @@ def test_tensorboard_is_given_what_tells_how_learning_goes(tmp_path: Path) -> No
     assert [line["learning_rate"] for line in agent.history] == [SMALL.learning_rate, SMALL.learning_rate / 2]
 
 
+def test_without_tensorboard_it_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("tensorboard", "torch.utils.tensorboard"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ImportError, match="events=False or --no-tensorboard"):
+        PPOAgent(make(), SMALL).learn(8, folder=tmp_path)
+    PPOAgent(make(), SMALL).learn(8, folder=tmp_path, events=False)
+
+
 # ---- learning
 
 

@@ -363,8 +363,12 @@ def fast_convolutions() -> Any:
 
 
 def _writer(folder: Path) -> SummaryWriter:
-    from torch.utils.tensorboard import SummaryWriter
-
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SystemExit(
+            f"error: training writes TensorBoard logs ({error}): pip install 'worldplay-env[training]'"
+        ) from error
     return SummaryWriter(str(folder))
 
 
