@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import worldplay_env
 from worldplay_env.model.config import TINY_V1
@@ -47,6 +48,9 @@ def test_the_weights_of_a_world_are_exported_with_statistics_and_card(runs: Path
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert sum(path.stat().st_size for path in out.iterdir()) < MOST_BYTES
     card = (out / "README.md").read_text()
+    front = ModelCard(card).data  # as the hub reads it
+    assert (front.license, front.pipeline_tag) == ("apache-2.0", "image-to-video")
+    assert "world-model" in front.tags
     facts = ("- steps: 7", "- time: 1.5 minutes", "| held-out psnr | 12.5 | dB", "- seed: 3", "python -m the.command")
     for fact in facts:
         assert fact in card

@@ -9,6 +9,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import worldplay_env
 from worldplay_env.evaluation.scene import short_term
@@ -26,6 +27,11 @@ DIGESTS = {
     "text_encoder.safetensors": "590f3b544e555828345c8e91ce441fe1674839a8795f63a3500dea4b1a222f0c",
     "transformer.safetensors": "6cdc1e5fb2a535a50d13742828d0503d44774d13f34c2fec67a5f09a86bfe731",
 }
+
+
+def test_the_hub_reads_the_card_s_licence_and_task() -> None:
+    front = ModelCard.load(FOLDER / "README.md").data
+    assert (front.license, front.pipeline_tag) == ("apache-2.0", "image-to-video")
 
 
 def test_the_package_carries_trained_weights_of_the_size_allowed() -> None:

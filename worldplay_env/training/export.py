@@ -32,6 +32,20 @@ MOST_BYTES = 40_000_000
 """Of all files together: the weights are part of the package."""
 FILES = ("transformer.safetensors", "text_encoder.safetensors", "autoencoder.safetensors", "README.md", "config.json")
 
+FRONT_MATTER = (
+    "---",
+    "license: apache-2.0",
+    "library_name: worldplay-env",
+    "pipeline_tag: image-to-video",
+    "tags:",
+    "- world-model",
+    "- reinforcement-learning",
+    "- gymnasium",
+    "- video-generation",
+    "---",
+)
+"""What the hub reads of a card."""
+
 FIGURES = {"worst frame": "dB, the lowest of any frame", **held_out.FIGURES}
 """What the stages' figures mean, by the names that they have in a run's notes."""
 
@@ -95,12 +109,15 @@ def export(autoencoder: Path, dreamer: Path, out: Path) -> WorldConfig:
 def card(autoencoder: Saved, dreamer: Saved) -> str:
     """Return the card of the weights: what was trained on what, how long, with which figures, by which commands."""
     lines = [
+        *FRONT_MATTER,
+        "",
         "# The embedded world's weights",
         "",
         "Trained from nothing on videos of procedural scenes (`worldplay_env.scenes`), rendered while training: no",
         "other data, no other weights. Scenes with seeds of 900,000 and more were held out; the figures below are of",
         "those, whole frames, with the parameters' moving averages, which are here in float16. What the world",
-        "reaches on the suite that it is judged by, `python -m worldplay_env.evaluate --world tiny` measures.",
+        "reaches on the suite that it is judged by, `python -m worldplay_env.evaluate --world tiny` measures. Like",
+        "the code, these weights are under the Apache licence, version 2.0.",
     ]
     flow = "Latents from noise (flow matching on true ones), given memory, cameras, actions and prompt"
     rollouts = "From there on, the four-step sampler on the model's own rollouts"
