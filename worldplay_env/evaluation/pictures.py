@@ -52,7 +52,11 @@ def curves(
             values = np.array([math.nan if value is None else value for value in line])
             axes.plot(np.arange(len(line)) / fps, values, color=colours[name], label=name)
         axes.axvline(mark[0] / fps, color="black", linewidth=0.8)
-        axes.annotate(mark[1], (mark[0] / fps, 0.02), (3, 0), axes.get_xaxis_transform(), "offset points")
+        place = (mark[0] / fps, 0.02)
+        word = axes.annotate(
+            mark[1], place, (3, 0), axes.get_xaxis_transform(), "offset points", annotation_clip=True
+        )
+        word.set_in_layout(False)  # it may be outside a short film
         axes.set_title(title, loc="left", fontsize="medium")
         axes.set(xlabel="seconds", xlim=(0, max(len(line) for line in lines.values()) / fps))
         axes.grid(alpha=0.3)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from worldplay_env.failures import fail
 from worldplay_env.scenes.starts import BUNDLED_SCENES, PICTURE_SIZE, write_starts
 
 
@@ -38,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in write_starts(args.folder, scenes, args.size):
             print(path)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return fail(error, 2)
     return 0
 
 

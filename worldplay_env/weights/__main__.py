@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from worldplay_env.failures import fail
+
 PROGRAM = "python -m worldplay_env.weights"
 
 
@@ -78,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen.run()
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return fail(error, 2)
     return 0
 
 
