@@ -255,6 +255,18 @@ def test_what_an_encoder_wrote_before_it_failed_is_named(
     assert len(read_film(partial).frames) == 5
 
 
+def test_a_film_that_cannot_take_its_name_is_named_as_it_is(
+    in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish = _Encoder.finish
+    # Something else takes the name while the film is made.
+    monkeypatch.setattr(_Encoder, "finish", lambda self: Path("a.mp4").mkdir() or finish(self))  # type: ignore[func-returns-value]
+    assert main([*TESTCARD, "--pose", "w-1", "--out", "a"]) == 1
+    [partial] = in_folder.glob("*partial*")
+    assert f"the 5 frames so far are in {partial.name}" in capsys.readouterr().err
+    assert len(read_film(partial).frames) == 5
+
+
 def test_an_encoder_that_never_began_leaves_nothing(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TESTCARD, "--pose", "w-1", "--out", "a", "--fps", "1e30"]) == 1
     assert "error: writing a.mp4 failed" in capsys.readouterr().err

@@ -150,10 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(film.path.with_suffix(".json"), _record(args, film, world, start, trajectory, chunks))
     except _NoWorld as error:
         return fail(error, 2)
-    except FilmError as error:
+    except (WorldError, FilmError, OSError) as error:
         return fail(f"{in_words(error)}{_kept(film)}", 1)
-    except (WorldError, OSError) as error:
-        return fail(error, 1)
     except KeyboardInterrupt:
         print(f"interrupted{_kept(film)}", file=sys.stderr)
         return 130
