@@ -21,7 +21,7 @@ SPEC = WorldSpec(image_size=(96, 160), latent_shape=None, fps=16, uses_picture=F
 SCENE_PROMPT = re.compile(r"\s*scene\s+(\d{1,18})\s*")
 """A prompt that says by its seed which scene a rollout is in."""
 DEFAULT_DEVICE = None
-OPTIONS = ("image_size", "samples")
+OPTIONS = ("image_size", "samples", "edition")
 HAS_MODEL = False
 
 
@@ -36,6 +36,7 @@ def load(
     device: str | torch.device | None = None,
     image_size: tuple[int, int] = SPEC.image_size,
     samples: int = 2,
+    edition: int = 1,
 ) -> SceneWorld:
     """Return the world of scenes; `worldplay_env.load("scene", ...)` calls this.
 
@@ -44,10 +45,11 @@ def load(
         device: Where frames are rendered; by default "cuda" where there is one, else "cpu".
         image_size: Height and width of a frame in pixels.
         samples: Rays along a pixel's side; 1 is four times as fast as 2 and has jagged edges.
+        edition: How scenes are painted and lit; see `worldplay_env.scenes.build.build`.
 
     Raises:
-        ValueError: An unknown device, sizes or samples that are not positive integers.
+        ValueError: An unknown device, sizes or samples that are not positive integers, no such edition.
     """
     from worldplay_env.scenes.world import SceneWorld
 
-    return SceneWorld(image_size=image_size, samples=samples, device=device)
+    return SceneWorld(image_size=image_size, samples=samples, device=device, edition=edition)

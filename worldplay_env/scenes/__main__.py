@@ -27,6 +27,8 @@ class Args:
     """Of the scenes; their pictures are named scene-SEED.png. By default those of the bundled pictures."""
     size: tuple[int, int] = PICTURE_SIZE
     """Height and width of the pictures."""
+    edition: int = 1
+    """How scenes are painted and lit: 1, as the bundled pictures are, or 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if min(args.size) < 1:
             raise ValueError(f"--size must be two positive whole numbers, got {args.size}")
         scenes = {f"scene-{seed}": seed for seed in args.seeds or ()} or BUNDLED_SCENES
-        for path in write_starts(args.folder, scenes, args.size):
+        for path in write_starts(args.folder, scenes, args.size, args.edition):
             print(path)
     except (ValueError, OSError) as error:
         return fail(error, 2)

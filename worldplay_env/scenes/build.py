@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -12,35 +12,16 @@ import torch
 from worldplay_env.scenes import furniture
 from worldplay_env.scenes.collision import is_free
 from worldplay_env.scenes.furniture import GROUND, Canvas, Wall, beside, hang, pick
-from worldplay_env.scenes.palette import (
-    COLOURS,
-    DAYLIGHT,
-    INDOOR_LIGHT,
-    SURFACE_WIDTH,
-    WEATHER,
-    Daylight,
-    Weather,
-    patterned,
-)
+from worldplay_env.scenes.lighting import LIGHT as LIGHT
+from worldplay_env.scenes.lighting import LAMP_REACH, light_row
+from worldplay_env.scenes.palette import COLOURS, DAYLIGHT, INDOOR_LIGHT, SURFACE_WIDTH, WEATHER, patterned
+from worldplay_env.scenes.second import MAX_BALLS, NO_CONTACTS, NO_LAMPS, Look, begin_look
 from worldplay_env.summary import one_line
 
 HELD_OUT_SEED = 900_000
 """Scenes of this seed and above are never trained on."""
-MAX_BOXES, MAX_BALLS = 40, 8
-
-_LIGHT_WIDTHS = {
-    "sun": 3, "sun_colour": 3, "ambient": 3, "fog": 3, "fog_density": 1, "zenith": 3, "horizon": 3, "hill_colour": 3,
-    "hills": 7, "glow": 1, "clouds": 3, "cloud_colour": 3, "snow": 1,
-}  # fmt: skip
-
-
-def _slices(widths: dict[str, int]) -> dict[str, slice]:
-    ends = np.cumsum(list(widths.values())).tolist()
-    return {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
-
-
-LIGHT = _slices(_LIGHT_WIDTHS)
-"""Where each of a scene's light values lies in its `light` row."""
+MAX_BOXES = 40
+EDITIONS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -53,10 +34,15 @@ class Scene:
         caption: A short description, for prompts.
         boxes: float32 [MAX_BOXES, 8]: centre, half extents, cosine and sine of the yaw.
         balls: float32 [MAX_BALLS, 8]: the same for ellipsoids.
-        surfaces: float32 [MAX_BOXES + MAX_BALLS, SURFACE_WIDTH]: their paint (`Surface.row`).
-        light: float32, sun, sky and weather (`LIGHT`).
+        surfaces: float32 [MAX_BOXES + MAX_BALLS, SURFACE_WIDTH, in edition 2 one more]: their paint (`Surface.row`).
+        light: float32, sun, sky and weather (`LIGHT`; in edition 2 lamps too: `SECOND_LIGHT`).
         bounds: float64 [2, 3]: the corners of the box that a camera may be in.
         start: float64 [4, 4]: a camera-to-world pose that looks at something.
+        edition: How it is painted and lit: 1, or 2.
+        contacts: float32 [MAX_CONTACTS, CONTACT_WIDTH] in edition 2, the boxes that cast contact shadows: centre; half
+            extents and cosine and sine of the yaw over how far the shadow reaches; one over how far it reaches
+            down, and over the height within which it fades in; the radius of a ball around box and shadow.
+        lamps: float32 [MAX_LAMPS, 4] in edition 2: where lamps are, and how brightly they shine.
     """
 
     seed: int
@@ -68,6 +54,9 @@ class Scene:
     light: np.ndarray
     bounds: np.ndarray
     start: np.ndarray
+    edition: int = 1
+    contacts: np.ndarray = field(default_factory=lambda: NO_CONTACTS)
+    lamps: np.ndarray = field(default_factory=lambda: NO_LAMPS)
 
     __repr__ = one_line
 
@@ -78,16 +67,32 @@ class Scene:
 
 
 class SceneBatch(NamedTuple):
-    """Scenes as the renderer reads them: the arrays of `Scene`, stacked [S, ...] as float32 tensors."""
+    """Scenes as the renderer reads them: the arrays of `Scene`, stacked [S, ...] as float32 tensors.
+
+    All are of one edition: of the second if there are `contacts`.
+    """
 
     boxes: torch.Tensor
     balls: torch.Tensor
     surfaces: torch.Tensor
     light: torch.Tensor
+    contacts: torch.Tensor | None = None
+    lamps: torch.Tensor | None = None
 
     def take(self, which: torch.Tensor) -> Self:
         """Return the chosen scenes, one for each frame."""
-        return type(self)(*(part[which] for part in self))
+        return type(self)(
+            self.boxes[which],
+            self.balls[which],
+            self.surfaces[which],
+            self.light[which],
+            None if self.contacts is None else self.contacts[which],
+            None if self.lamps is None else self.lamps[which],
+        )
+
+    def lights(self, where: dict[str, slice]) -> dict[str, torch.Tensor]:
+        """Return the light's values by name, each [S, width, 1]; `where` is `LIGHT` or `SECOND_LIGHT`."""
+        return {name: self.light[:, part, None] for name, part in where.items()}
 
     def visible(self, c2w: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> Self:
         """Leave out, of a single scene, the solids that no ray of a beam can meet.
@@ -97,55 +102,88 @@ class SceneBatch(NamedTuple):
             low: Float32 [2], the least x and y of the beam's rays in camera axes, z = 1.
             high: Float32 [2], the greatest.
         """
-        kept = []
-        for solids in (self.boxes[0], self.balls[0]):
-            radius = solids[:, 3:6].norm(dim=1, keepdim=True)  # of a ball around the solid
+
+        def seen(solids: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
             centre = (solids[:, :3] - c2w[:3, 3]) @ c2w[:3, :3]  # in camera axes
             across, ahead = centre[:, :2], centre[:, 2:]
             # How far the centre is from the beam's four sides, outwards.
             beyond = torch.maximum(
                 (low * ahead - across) / (1 + low * low).sqrt(), (across - high * ahead) / (1 + high * high).sqrt()
             )
-            keep = ((beyond < radius) & (ahead > -radius)).all(1) & (radius[:, 0] > 0)
+            return ((beyond < radius) & (ahead > -radius)).all(1) & (radius[:, 0] > 0)
+
+        kept = []
+        for solids in (self.boxes[0], self.balls[0]):
+            keep = seen(solids, solids[:, 3:6].norm(dim=1, keepdim=True))  # of a ball around the solid
             keep[0] = True  # never empty
             kept.append(keep.nonzero()[:, 0])
         surfaces = torch.cat([kept[0], kept[1] + self.boxes.shape[1]])
-        return type(self)(self.boxes[:, kept[0]], self.balls[:, kept[1]], self.surfaces[:, surfaces], self.light)
+        contacts, lamps = self.contacts, self.lamps
+        if contacts is not None and lamps is not None:
+            contacts = contacts[:, seen(contacts[0], contacts[0, :, 10:]).nonzero()[:, 0]]
+            lamps = lamps[:, seen(lamps[0], LAMP_REACH * (lamps[0, :, 3:] > 0)).nonzero()[:, 0]]
+        return type(self)(
+            self.boxes[:, kept[0]], self.balls[:, kept[1]], self.surfaces[:, surfaces], self.light, contacts, lamps
+        )
 
 
 def stack(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> SceneBatch:
-    """Return the scenes as one batch of tensors on the device."""
-    names = ("boxes", "balls", "surfaces", "light")
+    """Return the scenes as one batch of tensors on the device.
+
+    Raises:
+        ValueError: They are not all of one edition.
+    """
+    editions = sorted({scene.edition for scene in scenes})
+    if len(editions) > 1:
+        raise ValueError(f"scenes of one edition are rendered together, got editions {editions}")
+    names = ("boxes", "balls", "surfaces", "light", "contacts", "lamps")[: 4 if editions == [1] else 6]
     arrays = (np.stack([getattr(scene, name) for scene in scenes]) for name in names)
     return SceneBatch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
-def build(seed: int) -> Scene:
+def build(seed: int, edition: int = 1) -> Scene:
     """Return the scene of a seed; equal seeds give equal scenes, on any machine.
 
+    Args:
+        seed: What the scene is drawn from.
+        edition: 1, or 2: the same place in a harmonised palette, with contact shadows, hills behind hills, and lamps
+            that shine; at dusk, at night and in lamplight it has lanterns on its walls besides.
+
     Raises:
-        ValueError: A negative seed.
+        ValueError: A negative seed, or no such edition.
     """
     if seed < 0:
         raise ValueError(f"a scene's seed must be 0 or more, got {seed}")
+    if edition not in EDITIONS:
+        raise ValueError(f"a scene's edition must be one of {EDITIONS}, got {edition!r}")
     rng = np.random.default_rng(seed)
     kind = str(rng.choice(list(_KINDS)))
     plan = _KINDS[kind]
     canvas = Canvas()
     size = (rng.uniform(*plan.width), rng.uniform(*plan.depth))  # half extents
-    words = _enclose(canvas, rng, plan, size)
+    look = begin_look(seed) if edition == 2 else None
+    words = _enclose(canvas, rng, plan, size, look)
     indoors = plan.ceiling
     daylight = (INDOOR_LIGHT if indoors else DAYLIGHT)[rng.integers(3 if indoors else 4)]
     weather = WEATHER[0] if indoors else WEATHER[rng.choice(5, p=(0.3, 0.25, 0.15, 0.12, 0.18))]
+    first_thing = len(canvas.boxes)
     things, taken = _furnish(canvas, rng, plan, size)
+    light = light_row(rng, daylight, weather)
+    contacts, lamps = NO_CONTACTS, NO_LAMPS
+    if look:
+        ceiling = canvas.boxes[1][1] + canvas.boxes[1][4] if indoors else None
+        light, contacts, lamps = look.finish(
+            canvas, first_thing, size, plan.wall[0], ceiling, daylight, weather, light
+        )
     place = f"a {kind} {daylight.phrase}"
     caption = ", ".join([place, *words, *([] if indoors else [weather.phrase]), *things[:3]])
-    boxes, balls, surfaces = _padded(canvas)
+    boxes, balls, surfaces = _padded(canvas, edition)
     height = 1.0 if plan.ceiling else 0.8
     bounds = np.array(
         [[-size[0] + 0.15, GROUND - height, -size[1] + 0.15], [size[0] - 0.15, GROUND - 0.15, size[1] - 0.15]]
     )
-    scene = Scene(seed, kind, caption, boxes, balls, surfaces, _light(rng, daylight, weather), bounds, np.eye(4))
+    paint = surfaces, light
+    scene = Scene(seed, kind, caption, boxes, balls, *paint, bounds, np.eye(4), edition, contacts, lamps)
     return replace(scene, start=_start(rng, scene, taken, size))
 
 
@@ -185,7 +223,9 @@ _KINDS = {
 }  # fmt: skip
 
 
-def _enclose(canvas: Canvas, rng: np.random.Generator, plan: _Plan, size: tuple[float, float]) -> list[str]:
+def _enclose(
+    canvas: Canvas, rng: np.random.Generator, plan: _Plan, size: tuple[float, float], look: Look | None
+) -> list[str]:
     """Add ground, ceiling and walls with what hangs on them; return words about them."""
     ground = pick(rng, "sand", "grey", "green", "white", "brown", "olive", "teal", "red", "sky blue")
     pattern = str(rng.choice(plan.ground))
@@ -199,6 +239,8 @@ def _enclose(canvas: Canvas, rng: np.random.Generator, plan: _Plan, size: tuple[
         )
         canvas.box((0, 0), (reach, 1.0, reach), beams, foot=height)
     colours = list(rng.permutation(list(COLOURS)))
+    if look:
+        colours = look.wall_colours(plan.segments[1])
     pattern_of_all = str(rng.choice(plan.walls))
     for side in range(4):
         yaw = side * np.pi / 2
@@ -215,6 +257,8 @@ def _enclose(canvas: Canvas, rng: np.random.Generator, plan: _Plan, size: tuple[
                 paint = replace(lit, offset=(0.0, 0.3))
             # The wall's own z axis points into the scene; 0.2 of its thickness lies behind the inner face.
             wall = Wall(beside((0, 0), yaw, along, -distance), length / segments, tall, yaw)
+            if look:
+                look.walls.append(len(canvas.boxes))
             canvas.box(
                 beside((0, 0), yaw, along, -distance - 0.2),
                 (wall.length + (0.0 if segments > 1 else 0.8), tall, 0.4),
@@ -252,7 +296,7 @@ def _furnish(
     return things, taken
 
 
-def _padded(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _padded(canvas: Canvas, edition: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return boxes, balls and surfaces as arrays of fixed size; absent solids are points far underground."""
     nothing = (0.0, 1e4, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     arrays = []
@@ -263,38 +307,9 @@ def _padded(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ):
         absent = limit - min(len(rows), limit)
         arrays.append(np.array([*rows[:limit], *[nothing] * absent], np.float32))
-        paint = [surface.row() for surface in surfaces[:limit]]
-        paints += [*paint, *[np.ones(SURFACE_WIDTH, np.float32)] * absent]
+        paint = [surface.row(edition) for surface in surfaces[:limit]]
+        paints += [*paint, *[np.ones(SURFACE_WIDTH + edition - 1, np.float32)] * absent]
     return arrays[0], arrays[1], np.stack(paints)
-
-
-def _light(rng: np.random.Generator, day: Daylight, weather: Weather) -> np.ndarray:
-    """Return the scene's `light` row."""
-    azimuth = rng.uniform(-np.pi, np.pi)
-    flat = np.cos(day.elevation)
-    lost = (1 - weather.sun) * 0.5
-    overcast = np.full(3, 0.8 * max(day.horizon))
-    ambient = np.array(day.ambient) + lost * np.array(day.sun)
-    horizon = (1 - weather.grey) * np.array(day.horizon) + weather.grey * overcast
-    zenith = (1 - weather.grey) * np.array(day.zenith) + weather.grey * overcast * 0.85
-    hill = np.array(COLOURS[pick(rng, "green", "teal", "purple", "sky blue", "brown", "white")])
-    values = {
-        "sun": (flat * np.sin(azimuth), -np.sin(day.elevation), flat * np.cos(azimuth)),
-        "sun_colour": np.array(day.sun) * weather.sun,
-        "ambient": ambient,
-        "fog": horizon,
-        "fog_density": (weather.fog,),
-        "zenith": zenith,
-        "horizon": horizon,
-        "hill_colour": hill * ambient * (1 - weather.snow)
-        + weather.snow * np.array((0.9, 0.93, 0.98)) * ambient * 1.3,
-        "hills": (rng.uniform(0.06, 0.16), *rng.uniform(-0.05, 0.05, 4), *rng.uniform(-0.04, 0.04, 2)),
-        "glow": (1 - weather.grey,),
-        "clouds": (weather.clouds, *rng.uniform(-np.pi, np.pi, 2)),
-        "cloud_colour": np.minimum(1.0, ambient * 1.2 + 0.2 * np.array(day.sun)),
-        "snow": (weather.snow,),
-    }
-    return np.concatenate([np.asarray(values[name], np.float32) for name in _LIGHT_WIDTHS])
 
 
 def _start(

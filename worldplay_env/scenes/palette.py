@@ -83,12 +83,15 @@ class Surface:
     offset: tuple[float, float] = (0.0, 0.0)
     glow: float = 0.0
     """How much the second colour shines by itself (lit windows, lamps)."""
+    tone: float = 0.0
+    """How far bricks, tiles or planks differ in lightness, as a share; drawn in the second edition."""
 
-    def row(self) -> np.ndarray:
-        """Return the surface as the renderer reads it: float32 [SURFACE_WIDTH]."""
+    def row(self, edition: int = 1) -> np.ndarray:
+        """Return the surface as the renderer reads it: float32 [SURFACE_WIDTH], in edition 2 with the tone after."""
         pattern = self.pattern
         values = (*self.first, *self.second, *self.period, *self.offset, *pattern.duty, *pattern.mix)
-        return np.array((*values, pattern.row_shift, pattern.shear, self.glow), np.float32)
+        own = (pattern.row_shift, pattern.shear, self.glow)
+        return np.array((*values, *own) if edition == 1 else (*values, *own, self.tone), np.float32)
 
 
 SURFACE_WIDTH = 18
@@ -121,7 +124,7 @@ class Daylight:
     elevation: float
     """Of the sun, in radians."""
     lamps: float = 0.0
-    """How brightly windows and lamps shine."""
+    """How brightly windows and lamps shine; they light what is near them in the second edition."""
 
 
 DAYLIGHT = (

@@ -6,18 +6,16 @@ so that `torch.compile` fuses the whole trace into a few kernels; without it the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 
-from worldplay_env.scenes.build import LIGHT, SceneBatch
-from worldplay_env.scenes.furniture import GROUND
+from worldplay_env.scenes.build import SceneBatch
+from worldplay_env.scenes.lighting import LIGHT, SECOND_LIGHT
+from worldplay_env.scenes.shade import FAR, Rays, meet, shade, square_root
+from worldplay_env.scenes.shade_second import sky_second, solids_second
 
-Rays = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-_FAR = 1e6
 _PARALLEL = 1e-12
 # On a CPU: what fits its cache, and less than the 32768 elements from which torch shares an operation among threads.
 # Those hundreds of small operations would spend their time waiting for one another wherever a core is busy.
@@ -134,7 +132,7 @@ def _picture(colour: torch.Tensor, depth: torch.Tensor, size: tuple[int, int], s
     colour = sum(each[1:], start=each[0]) / samples**2  # [F, 3, H, W]
     frames = (colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     depth = depth.unflatten(1, (height, samples, width, samples))[:, :, 0, :, 0]
-    return Picture(frames, torch.where(depth < _FAR, depth, torch.inf))
+    return Picture(frames, torch.where(depth < FAR, depth, torch.inf))
 
 
 def _ray_slopes(intrinsics: torch.Tensor, size: tuple[int, int], samples: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,7 +173,25 @@ def _trace(
     is_ball = ball_depth < box_depth
     depth = torch.minimum(ball_depth, box_depth)  # [F, R]
     solid = torch.where(is_ball, ball + scene.boxes.shape[1], box)
-    colour = _shade(scene, origin, d, depth, solid, is_ball, angle)
+    if scene.contacts is None or scene.lamps is None:
+        hit = meet(scene, origin, d, depth, solid, is_ball, angle)
+        return shade(scene.lights(LIGHT), hit, d, depth, angle), depth
+    light = scene.lights(SECOND_LIGHT)
+    if depth.device.type != "cpu" or len(depth) > 1:
+        hit = meet(scene, origin, d, depth, solid, is_ball, angle)
+        colour = solids_second(light, scene.contacts, scene.lamps, hit, depth)
+        return torch.where(depth[:, None] < FAR, colour, sky_second(light, d, angle)), depth
+    # On a CPU each ray takes part in the operations of what it meets, and in no others.
+    met = depth[0] < FAR
+    colour = torch.empty(1, 3, depth.shape[1])
+    some, others = met.nonzero()[:, 0], (~met).nonzero()[:, 0]
+    if len(some):
+        dx, dy, dz, at = (part[:, some] for part in (*d, depth))
+        hit = meet(scene, origin, (dx, dy, dz), at, solid[:, some], is_ball[:, some], angle)
+        colour[:, :, some] = solids_second(light, scene.contacts, scene.lamps, hit, at)
+    if len(others):
+        dx, dy, dz = (part[:, others] for part in d)
+        colour[:, :, others] = sky_second(light, (dx, dy, dz), angle)
     return colour, depth
 
 
@@ -199,20 +215,6 @@ def _nearest(
     return depth, index
 
 
-# On a CPU torch shares sqrt, floor, sin, exp and round of however few elements among threads, which costs what
-# `_ELEMENTS_AT_ONCE` says. These three, exp2 and a conversion to whole numbers are those that it does not.
-def _sqrt(x: torch.Tensor) -> torch.Tensor:
-    return x * x.clamp(min=1e-30).rsqrt()
-
-
-def _floor(x: torch.Tensor) -> torch.Tensor:
-    return torch.div(x, 1.0, rounding_mode="floor")
-
-
-def _sin(x: torch.Tensor) -> torch.Tensor:
-    return x * torch.sinc(x / math.pi)
-
-
 def _local_origin(solids: torch.Tensor, origin: torch.Tensor) -> Rays:
     """Return the camera's position in the axes of each solid [F, N, 8]: x, y, z, each [F, N, 1]."""
     x, y, z = ((origin[:, None, i] - solids[..., i])[..., None] for i in range(3))
@@ -221,7 +223,7 @@ def _local_origin(solids: torch.Tensor, origin: torch.Tensor) -> Rays:
 
 
 def _box_entry(boxes: torch.Tensor, local: Rays, d: Rays) -> torch.Tensor:
-    """Return where each ray enters each box, in ray lengths: [F, N, R], `_FAR` where it does not (slab test)."""
+    """Return where each ray enters each box, in ray lengths: [F, N, R], `FAR` where it does not (slab test)."""
     half = boxes[..., 3:6, None]  # [F, N, 3, 1]
     cosine, sine = boxes[..., 6, None], boxes[..., 7, None]
     dx, dy, dz = (part[:, None, :] for part in d)
@@ -232,11 +234,11 @@ def _box_entry(boxes: torch.Tensor, local: Rays, d: Rays) -> torch.Tensor:
     reach = tuple(half[:, :, i] * inverse[i].abs() for i in range(3))
     near = torch.maximum(torch.maximum(centre[0] - reach[0], centre[1] - reach[1]), centre[2] - reach[2])
     far = torch.minimum(torch.minimum(centre[0] + reach[0], centre[1] + reach[1]), centre[2] + reach[2])
-    return torch.where((near < far) & (near > 0), near, _FAR)
+    return torch.where((near < far) & (near > 0), near, FAR)
 
 
 def _ball_entry(balls: torch.Tensor, local: Rays, d: Rays) -> torch.Tensor:
-    """Return where each ray enters each ellipsoid, in ray lengths: [F, M, R], `_FAR` where it does not."""
+    """Return where each ray enters each ellipsoid, in ray lengths: [F, M, R], `FAR` where it does not."""
     inverse = 1 / balls[..., 3:6, None]
     cosine, sine = balls[..., 6, None], balls[..., 7, None]
     dx, dy, dz = (part[:, None, :] for part in d)
@@ -251,122 +253,5 @@ def _ball_entry(balls: torch.Tensor, local: Rays, d: Rays) -> torch.Tensor:
     b = rays[0] * start[0] + rays[1] * start[1] + rays[2] * start[2]
     c = start[0] * start[0] + start[1] * start[1] + start[2] * start[2] - 1
     discriminant = b * b - a * c
-    entry = (-b - _sqrt(discriminant.clamp(min=0))) / a
-    return torch.where((discriminant > 0) & (entry > 0), entry, _FAR)
-
-
-def _shade(
-    scene: SceneBatch,
-    origin: torch.Tensor,
-    d: Rays,
-    depth: torch.Tensor,
-    solid: torch.Tensor,
-    is_ball: torch.Tensor,
-    angle: torch.Tensor,
-) -> torch.Tensor:
-    """Return the colour [F, 3, R] in 0..1 of what the rays hit at `depth`: paint, light, snow, fog; or the sky."""
-    table = torch.cat([torch.cat([scene.boxes, scene.balls], 1), scene.surfaces], 2).transpose(1, 2)  # [F, C, N]
-    hit = tuple(torch.gather(column, 1, solid) for column in table.unbind(1))  # each [F, R]
-    light = {name: scene.light[:, where, None] for name, where in LIGHT.items()}  # each [F, width, 1]
-    length = _sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
-    point = tuple(origin[:, i, None] + depth * d[i] for i in range(3))
-
-    # Into the solid's own axes, scaled so that its faces are at -1 and 1.
-    cosine, sine = hit[6], hit[7]
-    ox, oy, oz = (point[i] - hit[i] for i in range(3))
-    local = (cosine * ox - sine * oz, oy, sine * ox + cosine * oz)
-    scaled = tuple(local[i] / hit[3 + i] for i in range(3))
-    ax, ay, az = (part.abs() for part in scaled)
-    face_x, face_y = (ax >= ay) & (ax >= az), (ay > ax) & (ay >= az)
-    face = (face_x, face_y, ~(face_x | face_y))
-    normal = [
-        torch.where(is_ball, scaled[i] / hit[3 + i], torch.where(face[i], scaled[i].sign(), 0.0)) for i in range(3)
-    ]
-    norm = (normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2]).rsqrt()
-    nx, ny, nz = (part * norm for part in normal)
-    normal = [cosine * nx + sine * nz, ny, cosine * nz - sine * nx]  # back to the scene's axes
-
-    facing = -(normal[0] * d[0] + normal[1] * d[1] + normal[2] * d[2]) / length
-    footprint = depth * length * angle / facing.clamp(min=0.25)
-    u = torch.where(face_x & ~is_ball, local[2], local[0])
-    v = torch.where(face_y & ~is_ball, local[2], local[1])
-    mixed = _pattern(hit[8:], u, v, footprint)
-
-    sun = (normal[0] * light["sun"][:, 0] + normal[1] * light["sun"][:, 1] + normal[2] * light["sun"][:, 2]).clamp(
-        min=0
-    )
-    # Skylight: what faces up is brighter; and walls and solids are darker near the ground they stand on.
-    above = ((GROUND - point[1]) / 0.4).clamp(0, 1)
-    sky = (0.82 - 0.18 * normal[1]) * (0.72 + 0.28 * torch.where(normal[1] < -0.5, 1.0, above))
-    glow = hit[8 + 17] * mixed
-    snow = light["snow"][:, 0] * ((-normal[1] - 0.3) / 0.4).clamp(0, 1)
-    fog = 1 - torch.exp2(-math.log2(math.e) * light["fog_density"][:, 0] * depth.clamp(max=100.0) * length)
-    background = _sky(light, (d[0] / length, d[1] / length, d[2] / length), angle)
-    is_sky = depth >= _FAR
-    channels = []
-    for i in range(3):
-        paint = torch.lerp(hit[8 + i], hit[11 + i], mixed)
-        paint = torch.lerp(paint, torch.full_like(paint, 0.96), snow)
-        lit = paint * (light["ambient"][:, i] * sky + light["sun_colour"][:, i] * sun)
-        lit = torch.lerp(lit, paint, glow)
-        lit = torch.lerp(lit, light["fog"][:, i].expand_as(lit), fog)
-        channels.append(torch.where(is_sky, background[i], lit))
-    return torch.stack(channels, dim=1)
-
-
-def _pattern(
-    surface: tuple[torch.Tensor, ...], u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor
-) -> torch.Tensor:
-    """Return how much of a surface's second colour a ray sees [F, R], averaged over its footprint.
-
-    `surface` lists the columns of `Surface.row`.
-    """
-    period_u, period_v, offset_u, offset_v, duty_u, duty_v, mix_u, mix_v, mix_uv, row_shift, shear = surface[6:17]
-    v = v / period_v + offset_v
-    u = u / period_u + offset_u + shear * v + row_shift * _floor(v)
-    first = _pulses(u, duty_u, footprint / period_u)
-    second = _pulses(v, duty_v, footprint / period_v)
-    return (mix_u * first + mix_v * second + mix_uv * first * second).clamp(0, 1)
-
-
-def _pulses(x: torch.Tensor, duty: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
-    """Average over `width` a train of pulses of period 1 that is 1 where frac(x) < duty: exact, by its integral."""
-    width = width.clamp(0.01, 8.0)
-
-    def integral(x: torch.Tensor) -> torch.Tensor:
-        whole = _floor(x)
-        return whole * duty + torch.minimum(x - whole, duty)
-
-    return (integral(x + width / 2) - integral(x - width / 2)) / width
-
-
-def _sky(light: dict[str, torch.Tensor], d: Rays, angle: torch.Tensor) -> list[torch.Tensor]:
-    """Return the sky's colour, three of [F, R], for unit directions: gradient, sun, clouds, hills on the horizon."""
-    up = -d[1]
-    sun = d[0] * light["sun"][:, 0] + d[1] * light["sun"][:, 1] + d[2] * light["sun"][:, 2]
-    disc = ((sun - 0.985) / 0.006).clamp(0, 1) * light["glow"][:, 0]
-    halo = sun.clamp(min=0) ** 12 * 0.35 * light["glow"][:, 0]
-    cloud = light["clouds"]
-    x, z = d[0] / (up.clamp(min=0) + 0.35), d[2] / (up.clamp(min=0) + 0.35)
-    first, second, third = (
-        _sin(wave) for wave in (2.3 * x + cloud[:, 1], 1.9 * z + 1.1 * x + cloud[:, 2], 4.1 * z - x)
-    )
-    bank = first + second + 0.5 * third
-    bank = (bank * 0.8 - 0.1).clamp(0, 1) * cloud[:, 0]
-    # The hills' outline: a few harmonics of the direction's azimuth, by angle addition.
-    norm = (d[0] * d[0] + d[2] * d[2]).clamp(min=1e-6).rsqrt()
-    c1, s1 = d[2] * norm, d[0] * norm
-    c2, s2 = c1 * c1 - s1 * s1, 2 * c1 * s1
-    c4, s4 = c2 * c2 - s2 * s2, 2 * c2 * s2
-    c5, s5 = c4 * c1 - s4 * s1, s4 * c1 + c4 * s1
-    hills = light["hills"]
-    outline = hills[:, 0] + sum(hills[:, i + 1] * wave for i, wave in enumerate((c1, s1, c2, s2, c5, s5)))
-    hill = ((outline - up) / (2 * angle) + 0.5).clamp(0, 1)
-    height = _sqrt(up.clamp(0, 1))
-    colours = []
-    for i in range(3):
-        colour = torch.lerp(light["horizon"][:, i].expand_as(up), light["zenith"][:, i].expand_as(up), height)
-        colour = torch.lerp(colour, light["cloud_colour"][:, i].expand_as(up), bank)
-        colour = colour + (halo + disc) * light["sun_colour"][:, i]
-        colours.append(torch.lerp(colour, light["hill_colour"][:, i].expand_as(up), hill).clamp(0, 1))
-    return colours
+    entry = (-b - square_root(discriminant.clamp(min=0))) / a
+    return torch.where((discriminant > 0) & (entry > 0), entry, FAR)

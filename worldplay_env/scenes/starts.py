@@ -47,7 +47,10 @@ def first_picture(
 
 
 def write_starts(
-    folder: Path, scenes: Mapping[str, int] = BUNDLED_SCENES, size: tuple[int, int] = PICTURE_SIZE
+    folder: Path,
+    scenes: Mapping[str, int] = BUNDLED_SCENES,
+    size: tuple[int, int] = PICTURE_SIZE,
+    edition: int = 1,
 ) -> list[Path]:
     """Write the scenes' first pictures, and a `starts.json` with their prompts; return what was written.
 
@@ -57,11 +60,12 @@ def write_starts(
         folder: Made if it does not exist; files of these names in it are replaced.
         scenes: Name of each picture -> seed of its scene.
         size: Height and width of the pictures.
+        edition: Of the scenes; the bundled pictures are of edition 1.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries, written = [], []
     for name, seed in scenes.items():
-        scene = build(seed)
+        scene = build(seed, edition)
         path = folder / f"{name}.png"
         Image.fromarray(first_picture(scene, size)).save(path, optimize=True)
         entries.append({"image": path.name, "prompt": BUNDLED_PROMPTS.get(name, scene.caption)})

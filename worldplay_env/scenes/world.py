@@ -19,7 +19,7 @@ import torch
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, check_poses, rebase, view_matrices
 from worldplay_env.record import check_arrays, read_rollout, write_rollout
 from worldplay_env.scenes import SCENE_PROMPT, SPEC
-from worldplay_env.scenes.build import HELD_OUT_SEED, Scene, build, stack
+from worldplay_env.scenes.build import EDITIONS, HELD_OUT_SEED, Scene, build, stack
 from worldplay_env.scenes.render import Renderer
 from worldplay_env.scenes.starts import BUNDLED_PROMPTS, BUNDLED_SCENES
 from worldplay_env.scenes.walk import between, follow, from_start
@@ -95,7 +95,7 @@ class SceneRollout:
         """Write the rollout to a safetensors file that `SceneWorld.load_rollout` reads."""
         own = {"seed": self.seed, "scene": self.scene.seed, "chunks": self.chunks, "prompt": self.prompt}
         arrays = {name: getattr(self, name) for name in ("picture", "start_pose", "poses", "blocked")}
-        write_rollout(path, {"world": "scene", **own}, arrays)
+        write_rollout(path, {"world": "scene", "edition": self.scene.edition, **own}, arrays)
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class SceneWorld(World):
         image_size: Height and width of a frame in pixels.
         samples: Rays along a pixel's side.
         device: Where frames are rendered; by default "cuda" where there is one, else "cpu".
+        edition: How scenes are painted and lit: 1, or 2 (see `build`). Captions and bundled pictures are of edition 1.
     """
 
     uses_picture = SPEC.uses_picture
@@ -146,23 +147,27 @@ class SceneWorld(World):
         image_size: tuple[int, int] = SPEC.image_size,
         samples: int = 2,
         device: str | torch.device | None = None,
+        edition: int = 1,
     ) -> None:
         if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
             raise ValueError(f"image_size must be two positive integers (height, width), got {image_size!r}")
         if not isinstance(samples, int) or samples < 1:
             raise ValueError(f"samples must be a positive integer, got {samples!r}")
+        if edition not in EDITIONS:
+            raise ValueError(f"edition must be one of {EDITIONS}, got {edition!r}")
         self.name = "scene"
         self.weights = "none"
         self.image_size = (image_size[0], image_size[1])
         self.latent_shape = None
         self.fps = SPEC.fps
         self.samples = samples
+        self.edition = edition
         self.device = pick_device(device)
 
     def start(self, start: Start, seed: int) -> SceneRollout:
         """Begin a rollout where a scene begins; see the class for which one."""
         seed = check_seed(seed)
-        scene = build(self._scene_of(start.prompt, seed))
+        scene = build(self._scene_of(start.prompt, seed), self.edition)
         pose = np.array(start.pose, dtype=np.float64)
         [picture] = self._render([scene], [scene.start[None]], [DEFAULT_INTRINSICS[None]])
         return SceneRollout(
@@ -224,7 +229,7 @@ class SceneWorld(World):
         """Read a rollout that `SceneRollout.save` wrote.
 
         Raises:
-            ValueError: The file holds no rollout in a scene of this size.
+            ValueError: The file holds no rollout in a scene of this size and edition.
         """
         metadata, arrays = read_rollout(path, "scene", self.image_size)
         check_arrays(
@@ -236,9 +241,12 @@ class SceneWorld(World):
         check_poses(arrays["start_pose"][None])
         if not metadata.get("scene", "").isdecimal():
             raise ValueError(f"{str(path)!r} is of no scene: {metadata.get('scene')!r}")
+        edition = metadata.get("edition", "1")
+        if edition != str(self.edition):
+            raise ValueError(f"{str(path)!r} is of a scene of edition {edition}, this world's are of {self.edition}")
         return SceneRollout(
             world=self,
-            scene=build(int(metadata["scene"])),
+            scene=build(int(metadata["scene"]), self.edition),
             seed=int(metadata["seed"]),
             prompt=metadata["prompt"],
             chunks=int(metadata["chunks"]),

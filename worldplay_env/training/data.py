@@ -42,6 +42,7 @@ class SceneClips:
         device: Where frames are rendered.
         compile: Whether to fuse the renderer; where that fails it runs unfused.
         frames_at_once: See `Renderer`.
+        edition: Of the scenes that are given by their seeds; all must be of one.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class SceneClips:
         *,
         compile: bool = False,
         frames_at_once: int | None = None,
+        edition: int = 1,
     ) -> None:
-        self.scenes = [build(scene) if isinstance(scene, int) else scene for scene in scenes]
+        self.scenes = [build(scene, edition) if isinstance(scene, int) else scene for scene in scenes]
         self._solids = np.stack([scene.solids for scene in self.scenes])
         self._bounds = np.stack([scene.bounds for scene in self.scenes])
         self.intrinsics = torch.tensor(DEFAULT_INTRINSICS, dtype=torch.float32, device=device)
