@@ -12,8 +12,8 @@ import torch
 from worldplay_env.scenes import furniture
 from worldplay_env.scenes.collision import is_free
 from worldplay_env.scenes.furniture import GROUND, Canvas, Wall, beside, hang, pick
-from worldplay_env.scenes.lighting import LIGHT as LIGHT
 from worldplay_env.scenes.lighting import LAMP_REACH, light_row
+from worldplay_env.scenes.lighting import LIGHT as LIGHT
 from worldplay_env.scenes.palette import COLOURS, DAYLIGHT, INDOOR_LIGHT, SURFACE_WIDTH, WEATHER, patterned
 from worldplay_env.scenes.second import MAX_BALLS, NO_CONTACTS, NO_LAMPS, Look, begin_look
 from worldplay_env.summary import one_line
@@ -39,8 +39,8 @@ class Scene:
         bounds: float64 [2, 3]: the corners of the box that a camera may be in.
         start: float64 [4, 4]: a camera-to-world pose that looks at something.
         edition: How it is painted and lit: 1, or 2.
-        contacts: float32 [MAX_CONTACTS, CONTACT_WIDTH] in edition 2, the boxes that cast contact shadows: centre; half
-            extents and cosine and sine of the yaw over how far the shadow reaches; one over how far it reaches
+        contacts: float32 [MAX_CONTACTS, CONTACT_WIDTH] in edition 2, the boxes that cast contact shadows: centre;
+            half extents and cosine and sine of the yaw over how far the shadow reaches; one over how far it reaches
             down, and over the height within which it fades in; the radius of a ball around box and shadow.
         lamps: float32 [MAX_LAMPS, 4] in edition 2: where lamps are, and how brightly they shine.
     """

@@ -159,7 +159,7 @@ def draw_harmony(rng: np.random.Generator) -> Harmony:
             colours[name] = (lightness, chroma * richness, (hue + np.clip(0.5 * turn, -22, 22)) % 360)
 
     def strangeness(name: str) -> float:
-        lightness, chroma, hue = colours[name]
+        _, chroma, hue = colours[name]
         distance = chroma * min(abs(_turn(hue, anchor)) for anchor in anchors[:3])
         return float(distance + rng.uniform(0, 1.5) + (0.9 if name in ("grey", "white") else 0.0))
 

@@ -16,16 +16,19 @@ FAR = 1e6
 
 
 # On a CPU torch shares sqrt, floor, sin, exp and round of however few elements among threads, which costs what
-# `_ELEMENTS_AT_ONCE` says. These three, exp2 and a conversion to whole numbers are those that it does not.
+# `render._ELEMENTS_AT_ONCE` says. These three, exp2 and a conversion to whole numbers are those that it does not.
 def square_root(x: torch.Tensor) -> torch.Tensor:
+    """Return the square root of numbers of 0 or more."""
     return x * x.clamp(min=1e-30).rsqrt()
 
 
 def floor(x: torch.Tensor) -> torch.Tensor:
+    """Return the greatest whole numbers that are not above `x`."""
     return torch.div(x, 1.0, rounding_mode="floor")
 
 
 def sine_of(x: torch.Tensor) -> torch.Tensor:
+    """Return the sine of angles in radians."""
     return x * torch.sinc(x / math.pi)
 
 

@@ -102,7 +102,7 @@ def _tone(hit: Hit) -> torch.Tensor:
     """Return how much lighter or darker a brick, tile or plank is than its like, as a share: [F, R]."""
     surface = hit.row[8:]
     period_u, period_v, offset_u, offset_v, duty_u, duty_v = surface[6:12]
-    row_shift, shear, amount = surface[15], surface[16], surface[18]
+    row_shift, amount = surface[15], surface[18]
     # A cell ends in the middle of its joint; far away all cells are one.
     v = hit.v / period_v + offset_v
     row = floor(v - 0.5 * duty_v)

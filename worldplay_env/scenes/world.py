@@ -136,7 +136,7 @@ class SceneWorld(World):
         image_size: Height and width of a frame in pixels.
         samples: Rays along a pixel's side.
         device: Where frames are rendered; by default "cuda" where there is one, else "cpu".
-        edition: How scenes are painted and lit: 1, or 2 (see `build`). Captions and bundled pictures are of edition 1.
+        edition: How scenes are painted and lit: 1, or 2 (see `build`). The bundled pictures are of edition 1.
     """
 
     uses_picture = SPEC.uses_picture
