@@ -247,7 +247,11 @@ def test_a_world_without_a_model_of_the_scene_scores_badly() -> None:
 
 @pytest.mark.slow
 def test_a_dream_has_a_ceiling_and_another_memory_to_compare_with(dream: DreamWorld) -> None:
-    result = evaluate_scene(dream, SEEDS[0], drift=False)
+    made: list[int] = []
+    result = evaluate_scene(dream, SEEDS[0], drift=False, stepped=made.append)
+    assert sum(made) == 2 * result["actions"]["actions"] + 2 * 4 + 4 * 16
+    assert sum(made) <= most_chunks(True, False, False) == 90
+    assert max(made) <= 16
     assert set(result["long"]["curve"]) == {"world", "latest", "repeat", "autoencoder"}
     assert result["short"]["autoencoder"]["psnr"] < 25  # of random weights
     assert result["short"]["clip"]["whole_psnr"] < 25

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -18,13 +19,13 @@ from worldplay_env.evaluation.truth import FRAMES_A_LATENT, Truth
 from worldplay_env.memory import CLIP, MEMORY
 from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.transfer import fetch
-from worldplay_env.world import World
+from worldplay_env.world import CHUNK_FRAMES, World
 
 CORES = 2
 """Threads that a chunk on a CPU is timed with."""
 
 Stepped = Callable[[int], None]
-"""Is told how many chunks were made, each time some were."""
+"""Is told how many chunks were made, or rebuilt by an autoencoder, each time some were."""
 
 _CLIP_LATENTS = 15  # after the first, in one pass of the autoencoder
 
@@ -86,8 +87,11 @@ def without_selection(world: DreamWorld) -> DreamWorld:
 
 
 @torch.no_grad()
-def reconstruct(autoencoder: Autoencoder, film: Tensor) -> Tensor:
-    """Return a film, uint8 [1 + 4 n, H, W, 3], encoded and decoded; each 61 frames of a long one by themselves."""
+def reconstruct(autoencoder: Autoencoder, film: Tensor, stepped: Stepped = ignore) -> Tensor:
+    """Return a film, uint8 [1 + 4 n, H, W, 3], encoded and decoded; each 61 frames of a long one by themselves.
+
+    Then `stepped` is told how many chunks it has.
+    """
     step = _CLIP_LATENTS * FRAMES_A_LATENT
     parts = [film[:1]]
     for first in range(0, max(1, len(film) - 1), step):
@@ -98,6 +102,7 @@ def reconstruct(autoencoder: Autoencoder, film: Tensor) -> Tensor:
         if first == 0:
             parts[0] = frames[:1]
         parts.append(frames[1:])
+    stepped(math.ceil((len(film) - 1) / CHUNK_FRAMES))
     return torch.cat(parts)
 
 

@@ -106,7 +106,7 @@ def evaluate_scenes(
         all_actions: Whether to tell all 81 actions apart, not the nine single ones alone.
         drift: Whether to wander for a minute.
         show: Is given films to make pictures of.
-        stepped: Is told of every chunk that is made; see `most_chunks`.
+        stepped: Is told of every chunk that is made or rebuilt; see `most_chunks`.
 
     Returns:
         For each scene "seed", "caption", "short", "long" and "curve", "actions", and if asked for "all_actions" and
@@ -132,9 +132,13 @@ def evaluate_scenes(
 
 
 def most_chunks(is_model: bool, all_actions: bool, drift: bool) -> int:
-    """Return how many chunks `evaluate_scenes` makes in a scene in which nothing stops any action."""
+    """Return how many chunks `evaluate_scenes` makes and rebuilds in a scene in which nothing stops any action."""
     actions = len(SINGLE_MOVES) + (NUM_ACTIONS if all_actions else 0)
-    return actions + SHORT_CHUNKS + LONG_CHUNKS * (1 + is_model) + (DRIFT_CHUNKS if drift else 0)
+    made = actions + SHORT_CHUNKS + LONG_CHUNKS + (DRIFT_CHUNKS if drift else 0)
+    if not is_model:
+        return made
+    # Once more with the latest frames as memory; and what the autoencoder makes of the truth, and of the way out.
+    return made + LONG_CHUNKS + actions + SHORT_CHUNKS + 2 * LONG_CHUNKS + (DRIFT_JUDGED if drift else 0)
 
 
 def short_term(
@@ -152,7 +156,7 @@ def short_term(
         truth, counts = take.truth.film(take.path.poses), take.truth.visible(take.path.poses)
         if show is not None:
             show(take.truth.scene.seed, "short", truth, film)
-        scores = _against_truth(world, film, take.truth, truth, counts)
+        scores = _against_truth(world, film, take.truth, truth, counts, stepped)
         scores["moved"] = Scores.of(take.truth.moved(take.path.poses), truth, counts)
         result: Figures = {name: score.summary() for name, score in scores.items()}
         if "autoencoder" in scores:
@@ -184,7 +188,7 @@ def long_term(
         out = take.path.poses[: len(take.path.poses) // 2]
         truth, counts = (part[outbound.to(part.device)] for part in (take.truth.film(out), take.truth.visible(out)))
         film = films["world"][index].to(truth.device)
-        scores = _against_truth(world, film, take.truth, truth, counts)
+        scores = _against_truth(world, film, take.truth, truth, counts, stepped)
         if "latest" in films:
             scores["latest"] = Scores.of(films["latest"][index], truth, counts)
         if show is not None:
@@ -196,7 +200,7 @@ def long_term(
         result["outbound"] = Scores.of(film[back:], own[back:], counts[back:]).summary(0)
         result["outbound_repeat"] = Scores.of(repeated[back:], own[back:], counts[back:]).summary(0)
         if isinstance(world, DreamWorld):
-            coded = reconstruct(world.autoencoder, film)[outbound]
+            coded = reconstruct(world.autoencoder, film, stepped)[outbound]
             result["outbound_autoencoder"] = Scores.of(coded[back:], own[back:], counts[back:]).summary(0)
         result["curve"] = {
             name: {measure: score.course(measure) for measure in ("psnr", "ssim")} for name, score in scores.items()
@@ -234,7 +238,7 @@ def follow_actions(
             "mistaken": [(taken[i], taken[guess]) for i, guess in enumerate(told.tolist()) if guess != i],
         }
         if isinstance(world, DreamWorld):
-            coded = [reconstruct(world.autoencoder, truth.film(path.poses))[-1] for path in held.values()]
+            coded = [reconstruct(world.autoencoder, truth.film(path.poses), stepped)[-1] for path in held.values()]
             result["autoencoder"] = int((_nearest(torch.stack(coded), last) == right).sum())
         results.append(result)
     return results
@@ -254,21 +258,23 @@ def drift_of(world: World, truths: Sequence[Truth], batch: int, stepped: Stepped
         truth = take.truth.film(take.path.poses[-judged - 1 :])  # a frame more: what the first chunk comes after
         shown = {"truth": truth[1:], "world": film, "repeat": take.truth.picture[None]}
         if isinstance(world, DreamWorld):
-            shown["autoencoder"] = reconstruct(world.autoencoder, truth)[1:]
+            shown["autoencoder"] = reconstruct(world.autoencoder, truth, stepped)[1:]
         results.append(
             {name: dict(zip(("mean", "contrast"), tone(frames), strict=True)) for name, frames in shown.items()}
         )
     return results
 
 
-def _against_truth(world: World, film: Tensor, scene: Truth, truth: Tensor, counts: Tensor) -> dict[str, Scores]:
+def _against_truth(
+    world: World, film: Tensor, scene: Truth, truth: Tensor, counts: Tensor, stepped: Stepped
+) -> dict[str, Scores]:
     """Score a world's film and the baselines, by series."""
     scores = {
         "world": Scores.of(film, truth, counts),
         "repeat": Scores.of(scene.picture.expand_as(truth), truth, counts),
     }
     if isinstance(world, DreamWorld):
-        scores["autoencoder"] = Scores.of(reconstruct(world.autoencoder, truth), truth, counts)
+        scores["autoencoder"] = Scores.of(reconstruct(world.autoencoder, truth, stepped), truth, counts)
     return scores
 
 
