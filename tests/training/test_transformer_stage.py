@@ -47,6 +47,16 @@ def test_planning_again_gives_the_same_paths_and_another_seed_others() -> None:
     assert (first.poses != other.poses).any()
 
 
+def test_paths_are_through_scenes_of_both_editions() -> None:
+    editions = []
+    for first in range(0, 48, 4):
+        planned = plan(range(first, first + 1), 1, SIZE, second=0.5)
+        editions += [scene.edition for scene in planned.scenes]
+    assert 2 <= editions.count(2) <= 10
+    assert plan(range(3), 1, SIZE, second=1.0).scenes[0].edition == 2
+    assert plan(range(3), 1, SIZE).scenes[0].edition == 1
+
+
 def test_plans_that_nobody_asked_for_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths_module, "_SHARD", 1)
     pools: list[ThreadPoolExecutor] = []

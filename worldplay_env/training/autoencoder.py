@@ -53,6 +53,8 @@ class AutoencoderOptions(RunOptions):
     """Clips in a batch, of 49 images each."""
     scenes: int = 4096
     """Scenes that clips are drawn from."""
+    second: float = 0.5
+    """Share of them, and of the batches, that are of the scenes' second edition."""
     kl: float = 2e-4
     """Weight of the posterior's divergence from a standard normal, a mean over latents."""
     edges: float = 0.5
@@ -114,13 +116,7 @@ def train(options: AutoencoderOptions) -> Run[DepthAutoencoder]:
         run.notes |= {"latents_mean": list(config.latents_mean), "latents_std": list(config.latents_std)}
         run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
     run.tell(f"building {options.scenes} scenes")
-    clips = SceneClips(
-        training_seeds(options.scenes, options.seed),
-        TINY_V1.image_size,
-        device,
-        compile=options.compile and device.type == "cuda",
-        frames_at_once=options.clips * CLIP_FRAMES,
-    )
+    pools = scene_pools(options, device)
     rows, columns = TINY_V1.latent_size
     depth_size = depth.CELLS * rows, depth.CELLS * columns
     run.tell(f"rendering {options.held_out} clips to report on")
@@ -130,7 +126,7 @@ def train(options: AutoencoderOptions) -> Run[DepthAutoencoder]:
     measured = None
     if before is None:
         run.tell(f"rendering {options.measured} clips to measure latents on")
-        measured = render_measured(clips, options, run)
+        measured = render_measured(pools, options, run)
     count = options.clips * peers().count
     run.notes["data"] = f"{count} clips of {CLIP_FRAMES} images a step, through {options.scenes} scenes"
     losses_of = partial(losses, model, options)
@@ -141,6 +137,7 @@ def train(options: AutoencoderOptions) -> Run[DepthAutoencoder]:
     run.start_clock(report_at_once=True)  # later stages need what a report measures
     for step in run.steps():
         rng = np.random.default_rng((options.seed, step, peers().rank))
+        clips = pools[-1] if rng.random() < options.second else pools[0]
         path = clips.wander(rng, options.clips, CLIP_LATENTS)
         video = as_video(clips.render(path.which, path.poses))
         true_depth = clips.depth(path.which, path.poses, depth_size)
@@ -158,13 +155,32 @@ def train(options: AutoencoderOptions) -> Run[DepthAutoencoder]:
     return run
 
 
-def render_measured(clips: SceneClips, options: AutoencoderOptions, run: Run[DepthAutoencoder]) -> Tensor:
+def scene_pools(options: AutoencoderOptions, device: torch.device) -> list[SceneClips]:
+    """Build the scenes to train on: a pool of each edition, the first one before the second."""
+    seeds = training_seeds(options.scenes, options.seed)
+    count = round(options.scenes * (1 - options.second))
+    return [
+        SceneClips(
+            part,
+            TINY_V1.image_size,
+            device,
+            compile=options.compile and device.type == "cuda",
+            frames_at_once=options.clips * CLIP_FRAMES,
+            edition=edition,
+        )
+        for edition, part in ((1, seeds[:count]), (2, seeds[count:]))
+        if part
+    ]
+
+
+def render_measured(pools: list[SceneClips], options: AutoencoderOptions, run: Run[DepthAutoencoder]) -> Tensor:
     """Render the clips that latents are measured on, uint8 [B, F, H, W, 3], within a tenth of the run's time."""
-    path = clips.wander(np.random.default_rng(1), options.measured, CLIP_LATENTS)
-    goes_on, parts = run.time_for(SHARE), []
-    for first in range(0, options.measured, options.clips):
-        some = slice(first, first + options.clips)
-        parts.append(clips.render(path.which[some], path.poses[some]))
+    rng = np.random.default_rng(1)
+    goes_on, parts = run.time_for(SHARE), list[Tensor]()
+    while (left := options.measured - options.clips * len(parts)) > 0:
+        clips = pools[len(parts) % len(pools)]
+        path = clips.wander(rng, min(left, options.clips), CLIP_LATENTS)
+        parts.append(clips.render(path.which, path.poses))
         if not goes_on():
             break
     return torch.cat(parts)

@@ -97,6 +97,8 @@ class DiagnoseOptions:
     """Paths, one a held-out scene."""
     chunks: int = 16
     """Length of a path."""
+    second: bool = False
+    """Measure on scenes of the second edition."""
     out: Path | None = None
     """A PNG of some rollouts, the truth above each."""
     device: str | None = None
@@ -110,7 +112,7 @@ class DiagnoseOptions:
         networks = fresh(TINY_V1, 0, device).requires_grad_(False)
         checkpoint.fill(networks, checkpoint.without_critic(checkpoint.averages(self.dreamer).averages))
         size, seeds = TINY_V1.image_size, range(HELD_OUT_PATHS, HELD_OUT_PATHS + self.held_out)
-        with plans(seeds, self.chunks, size) as planned:
+        with plans(seeds, self.chunks, size, second=float(self.second)) as planned:
             paths = render_paths(planned, autoencoder, TINY_V1.text, size, keep_frames=True)
         found = measure(networks, autoencoder, paths, self.chunks, thorough=True)
         stage = "distill" if "began_with" in checkpoint.averages(self.dreamer).notes else "transformer"

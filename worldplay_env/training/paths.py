@@ -51,10 +51,14 @@ class Plan:
     memory: np.ndarray
 
 
-def plan(seeds: Sequence[int], chunks: int, size: tuple[int, int], seed: int = 0) -> Plan:
-    """Walk one path through each scene and choose each chunk's memory; a pure function of its arguments."""
+def plan(seeds: Sequence[int], chunks: int, size: tuple[int, int], seed: int = 0, second: float = 0.0) -> Plan:
+    """Walk one path through each scene and choose each chunk's memory; a pure function of its arguments.
+
+    The scenes are all of one edition: with a chance of `second`, of the second one.
+    """
     rng = np.random.default_rng((seed, seeds[0]))
-    clips = SceneClips(seeds, size, torch.device("cpu"))
+    edition = 2 if np.random.default_rng((seeds[0], seed)).random() < second else 1
+    clips = SceneClips(seeds, size, torch.device("cpu"), edition=edition)
     which = np.repeat(np.arange(len(seeds)), _TRIES)
     starts = clips.begin(rng, which, level=0.85)
     moves = path_labels(rng, len(seeds), CHUNK_LATENTS * chunks - 1, _TRIES)  # [scenes x tries, T - 1]
@@ -134,7 +138,12 @@ def _change(rng: np.random.Generator, steps: int) -> np.ndarray:
 
 @contextmanager
 def plans(
-    seeds: Sequence[int], chunks: int, size: tuple[int, int], seed: int = 0, workers: int = 0
+    seeds: Sequence[int],
+    chunks: int,
+    size: tuple[int, int],
+    seed: int = 0,
+    workers: int = 0,
+    second: float = 0.0,
 ) -> Iterator[Iterator[Plan]]:
     """Give the plans of some scenes at a time, in order.
 
@@ -142,7 +151,7 @@ def plans(
     this one plans what is asked for.
     """
     shards = [seeds[first : first + _SHARD] for first in range(0, len(seeds), _SHARD)]
-    make = partial(plan, chunks=chunks, size=size, seed=seed)
+    make = partial(plan, chunks=chunks, size=size, seed=seed, second=second)
     if not workers:
         yield map(make, shards)
         return

@@ -60,6 +60,8 @@ class DreamerOptions(RunOptions):
     """Paths that are rendered and encoded before training, one a scene."""
     data_seconds: float = 75.0
     """Time for that, at most half of what is left then; training goes on with the paths that are ready."""
+    second: float = 0.5
+    """Share of the paths that are through scenes of the second edition."""
     chunks: int = 16
     """Length of a path."""
     frames: int = 1152
@@ -146,7 +148,7 @@ def prepare(options: DreamerOptions, run: Run[Dreamer], data_seed: int, compiled
     data_seed = options.seed + data_seed * peers().count + peers().rank
     seeds = training_seeds(options.paths, 1 + data_seed % 16)
     held_out_seeds = range(HELD_OUT_PATHS, HELD_OUT_PATHS + options.held_out)
-    with plans(seeds, options.chunks, size, data_seed, options.workers) as planned:
+    with plans(seeds, options.chunks, size, data_seed, options.workers, options.second) as planned:
         fused = FusedTransformer(run.module.transformer, dtype, compiled if options.compile else ())
         fused.warm_up(TINY_V1.tokens_per_frame)
         run.tell(f"rendering {options.held_out} paths to report on")
