@@ -256,13 +256,13 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         ended = np.array([episode.ended for episode in episodes])
         if self._mode is AutoresetMode.DISABLED and ended.any():
             raise ResetNeeded(
-                f'the episodes of envs {_rows(ended)} have ended: begin them anew with reset(options={{"reset_mask": '
-                "a bool array that is True for them})"
+                f"the episodes of envs {np.flatnonzero(ended).tolist()} have ended: begin them anew with "
+                'reset(options={"reset_mask": a bool array that is True for them})'
             )
         labels = self._labels(actions)
         rewards, infos = np.zeros(self.num_envs), dict[str, Any]()
         terminations, truncations, anew = np.zeros_like(ended), np.zeros_like(ended), ended.copy()
-        if going := _rows(~ended):
+        if going := np.flatnonzero(~ended).tolist():
             stepped = self._stage.advance([episodes[row] for row in going], labels[going])
             rewards[going], terminations[going] = stepped.rewards, stepped.successes
             for row, episode, info in zip(going, stepped.episodes, stepped.infos, strict=True):
@@ -335,7 +335,7 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         if self._starts is None:
             self._starts = find_starts()
         random: dict[int, Randomness] = {}
-        for row in _rows(request.mask):
+        for row in np.flatnonzero(request.mask).tolist():
             old, seed = self._random[row], seeds[row]
             random[row] = Randomness.of(seed) if old is None or seed is not None else old.copy()
         generators = [one.generator for one in random.values()]
@@ -354,8 +354,7 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
 
     @property
     def _shown(self) -> tuple[Any, ...]:
-        rendered = None if self.render_mode is None else self._stage.view.size
-        return self.single_observation_space, self._stage.output, rendered
+        return self.single_observation_space, self._stage.output, self.render_mode and self._stage.view.size
 
     def _running(self) -> list[Episode]:
         running = [episode for episode in self._episodes if episode is not None]
@@ -383,11 +382,6 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
             actions = actions.detach().cpu().numpy()
         assert self.action_space.shape is not None
         return check_action(actions, self.action_space.shape)
-
-
-def _rows(mask: np.ndarray) -> list[int]:
-    """Return the numbers of the rows that a mask, bool [N], names."""
-    return [int(row) for row in np.flatnonzero(mask)]
 
 
 def _count(name: str, value: Any) -> int:
