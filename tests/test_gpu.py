@@ -18,8 +18,9 @@ pytestmark = pytest.mark.gpu
 PATH = wander(6, seed=5)
 
 
-def test_scenes_look_the_same_on_both_devices() -> None:
-    scenes = [build(seed) for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + 8)]
+@pytest.mark.parametrize("edition", [1, 2])
+def test_scenes_look_the_same_on_both_devices(edition: int) -> None:
+    scenes = [build(seed, edition) for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + 8)]
     starts = torch.from_numpy(np.stack([scene.start for scene in scenes]))
     seen = []
     for device in (torch.device("cpu"), torch.device("cuda")):

@@ -171,7 +171,7 @@ def test_frames_by_strips_are_those_of_all_rays_at_once() -> None:
 def test_motion_is_seen(motion: Motion) -> None:
     moved = draw(SCENES, np.stack([move(scene.start, motion) for scene in SCENES]), (96, 160))
     still = draw(SCENES, size=(96, 160))
-    assert psnr(torch.from_numpy(moved), torch.from_numpy(still)).mean() < 28
+    assert psnr(torch.from_numpy(moved), torch.from_numpy(still)).mean() < 25  # dB, as in the first edition
 
 
 def test_colours_come_back_from_oklch_and_too_strong_ones_keep_lightness_and_hue() -> None:

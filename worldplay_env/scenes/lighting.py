@@ -73,12 +73,13 @@ SECOND_DAYLIGHT = {
     ),
     "in daylight": Daylight("", (0.34, 0.33, 0.30), (0.66, 0.66, 0.67), (0.4, 0.6, 0.9), (0.8, 0.9, 1.0), 0.9, 0.2),
     "in warm lamplight": Daylight(
-        "", (0.26, 0.19, 0.11), (0.55, 0.48, 0.42), (0.05, 0.05, 0.1), (0.1, 0.1, 0.2), 1.1, 0.9
+        "", (0.26, 0.20, 0.12), (0.60, 0.53, 0.46), (0.05, 0.05, 0.1), (0.1, 0.1, 0.2), 1.1, 0.7
     ),
     "in cool light": Daylight("", (0.25, 0.29, 0.35), (0.57, 0.62, 0.68), (0.4, 0.6, 0.9), (0.8, 0.9, 1.0), 0.7, 0.3),
 }
 """The second edition's light for the phrase of each `Daylight`: softer, and darker where lamps shine."""
-LAMP_COLOUR = (1.25, 0.86, 0.48)
+LAMP_COLOUR = (1.12, 0.80, 0.47)
+"""Of a lamp of strength 1, on what is beside it."""
 
 
 def second_light_row(
