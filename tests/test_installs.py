@@ -22,7 +22,7 @@ import worldplay_env
 from worldplay_env import *
 from worldplay_env.__main__ import COMMANDS, main
 
-for name in ("moviepy", "matplotlib", "tensorboard", "ray", "diffusers", "scipy", "pytest"):
+for name in ("moviepy", "tensorboard", "ray", "diffusers", "scipy", "pytest"):
     assert importlib.util.find_spec(name) is None, name
 for name in worldplay_env.__all__:
     assert globals()[name] is getattr(worldplay_env, name)
