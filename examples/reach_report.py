@@ -21,7 +21,7 @@ import torch
 import tyro
 
 import worldplay_env
-from worldplay_env.record import write_json
+from worldplay_env.record import replacing, write_json
 
 Results = dict[str, dict[str, list[float]]]
 """Agent -> world -> success rate of each seed."""
@@ -107,9 +107,11 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     table = markdown_table(results)
-    (folder / "table.md").write_text(table)
+    with replacing(folder / "table.md") as partial:
+        partial.write_text(table)
     content = {"settings": dict(settings), "success": results, "histories": [list(lines) for lines in histories]}
-    (folder / "results.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    with replacing(folder / "results.json") as partial:
+        partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
     draw_curve(folder / "curve.png", histories, results)
     return table
 
@@ -143,7 +145,8 @@ def draw_curve(path: Path, histories: Sequence[Sequence[Mapping[str, float]]], r
     axes.set(xlabel="steps of all worlds together", ylabel="episodes that reach the goal", ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial)
 
 
 def learning_curve(history: Sequence[Mapping[str, float]]) -> tuple[list[float], list[float]]:

@@ -229,3 +229,13 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path,
     os.mkfifo(tmp_path / name)
     with pytest.raises(CheckpointError, match=r"regular file|no weights|missing"):
         load_all(resolve(tmp_path))
+
+
+def test_a_config_takes_the_place_of_a_link_and_not_of_what_it_names(tmp_path: Path) -> None:
+    target = tmp_path / "target.json"
+    target.write_text("kept")
+    (tmp_path / "config.json").symlink_to(target)
+    write_config(SMALL, tmp_path)
+    assert target.read_text() == "kept"
+    assert read_config(tmp_path) == SMALL
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "target.json"]

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from worldplay_env.model.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
+from worldplay_env.record import replacing
 from worldplay_env.weights.content import files_hash
 from worldplay_env.weights.files import CheckpointError, read_json, refuse_pointer, weight_files
 
@@ -113,7 +114,8 @@ def read_config(folder: str | Path) -> WorldConfig:
 def write_config(config: WorldConfig, folder: str | Path) -> Path:
     """Write the sizes of a world to config.json in a folder, and return the file's path."""
     path = Path(folder) / "config.json"
-    path.write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
     return path
 
 
