@@ -266,4 +266,4 @@ def test_control_imports_numpy_and_nothing_else() -> None:
     imported = {node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     others = {name for name in imported if name.split(".")[0] not in {*sys.stdlib_module_names, "numpy"}}
-    assert others == {"worldplay_env.control.actions", "worldplay_env.control.camera"}
+    assert others == {"worldplay_env.control.actions", "worldplay_env.control.camera", "worldplay_env.summary"}
