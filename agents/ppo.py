@@ -28,7 +28,7 @@ import tyro
 from torch import Tensor, nn
 
 import worldplay_env
-from worldplay_env.record import replacing
+from worldplay_env.media.files import replacing
 
 WALK_AND_TURN = tuple(
     worldplay_env.action_label(translation, rotation)

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import gymnasium as gym
 import tyro
 
-from worldplay_env.distributed import collect
+from worldplay_env.workers import collect
 
 AGENTS = Path(__file__).resolve().parent.parent / "agents"
 # Not imported: a class of no module travels to the workers by value, so that other machines need no copy of its file.

@@ -21,7 +21,7 @@ import torch
 import tyro
 
 import worldplay_env
-from worldplay_env.record import replacing, write_json
+from worldplay_env.media.files import replacing, write_json
 
 Results = dict[str, dict[str, list[float]]]
 """Agent -> world -> success rate of each seed."""

@@ -24,7 +24,7 @@ import torch
 import tyro
 
 import worldplay_env
-from worldplay_env.record import device_name, load_average
+from worldplay_env.provenance import device_name, load_average
 
 gym.register_envs(worldplay_env)
 

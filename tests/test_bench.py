@@ -12,8 +12,8 @@ import torch
 import worldplay_env
 from worldplay_env.bench import Args, Part, aged_rollout, main, measured_peak, report, table
 from worldplay_env.control.camera import view_matrices
-from worldplay_env.dream.world import DreamWorld
-from worldplay_env.memory import select
+from worldplay_env.models.worldplay.memory import select
+from worldplay_env.worlds.diffusion.world import DreamWorld
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_command_gets_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["worldplay"])
-    monkeypatch.delitem(sys.modules, "worldplay_env.scenes.__main__", raising=False)  # as in a new process
+    monkeypatch.delitem(sys.modules, "worldplay_env.scenes", raising=False)  # as in a new process
     with pytest.raises(SystemExit) as ended:
         main(["scenes", str(tmp_path), "--seeds", "3", "--size", "32", "48"])
     assert ended.value.code == 0

@@ -10,9 +10,9 @@ import torch
 from small_world import begin, small_world, wander
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
-from worldplay_env.dream.room import free_bytes
-from worldplay_env.scenes.build import HELD_OUT_SEED, build, stack
-from worldplay_env.scenes.render import Renderer
+from worldplay_env.worlds.diffusion.room import free_bytes
+from worldplay_env.worlds.scene.build import HELD_OUT_SEED, build, stack
+from worldplay_env.worlds.scene.render import Renderer
 
 pytestmark = pytest.mark.gpu
 PATH = wander(6, seed=5)

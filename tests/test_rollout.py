@@ -22,11 +22,11 @@ from PIL import Image
 import worldplay_env
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, Motion, integrate
 from worldplay_env.control.trajectory import Trajectory, parse_pose_string, trajectory_of_poses
+from worldplay_env.envs.starts import choose_start
+from worldplay_env.media.video import FilmWriter, _Encoder
 from worldplay_env.rollout import chunk_controls, frame_count, main, roll_out
-from worldplay_env.starts import choose_start
-from worldplay_env.testcard import Testcard
-from worldplay_env.video import FilmWriter, _Encoder
-from worldplay_env.world import Start, WorldError
+from worldplay_env.worlds.base import Start, WorldError
+from worldplay_env.worlds.testcard import Testcard
 
 TESTCARD = ("--world", "testcard", "--image", "none")
 

@@ -5,7 +5,7 @@ import pytest
 
 import worldplay_env
 from worldplay_env import Control, Start
-from worldplay_env.rewards import Goal
+from worldplay_env.envs.transition import Goal
 from worldplay_env.summary import one_line
 
 

@@ -1,6 +1,6 @@
 """The public names, each with its module: what type checkers read, and what the package imports them by."""
 
-from .action_space import (
+from .envs.action_space import (
     InvalidAction as InvalidAction,
 )
 from .control.actions import (
@@ -20,21 +20,23 @@ from .control.trajectory import (
     Trajectory as Trajectory,
     load_trajectory as load_trajectory,
 )
-from .env import (
+from .envs.env import (
     Snapshot as Snapshot,
     WorldPlayEnv as WorldPlayEnv,
 )
-from .image import (
+from .media.image import (
     ImageError as ImageError,
     read_image as read_image,
 )
-from .reach import (
+from .envs.tasks.reach import (
     Reach as Reach,
 )
-from .rewards import (
+from .envs.transition import (
     Goal as Goal,
     RewardError as RewardError,
     Transition as Transition,
+)
+from .envs.rewards import (
     cover_ground as cover_ground,
     reach_pose as reach_pose,
     reach_view as reach_view,
@@ -42,19 +44,21 @@ from .rewards import (
 from .rollout import (
     roll_out as roll_out,
 )
-from .starts import (
+from .envs.starts import (
     choose_start as choose_start,
 )
-from .vector import (
+from .envs.vector import (
     VectorSnapshot as VectorSnapshot,
     WorldPlayVectorEnv as WorldPlayVectorEnv,
 )
-from .video import (
+from .media.video import (
     FilmWriter as FilmWriter,
+)
+from .media.contact_sheet import (
     save_picture as save_picture,
     tile as tile,
 )
-from .world import (
+from .worlds.base import (
     CHUNK_LATENTS as CHUNK_LATENTS,
     Chunk as Chunk,
     Control as Control,
@@ -62,10 +66,14 @@ from .world import (
     Start as Start,
     World as World,
     WorldError as WorldError,
+)
+from .worlds.registry import (
     load as load,
 )
-from .wrappers import (
+from .envs.wrappers.frame_by_frame import (
     FrameByFrame as FrameByFrame,
+)
+from .envs.wrappers.record import (
     RecordChunks as RecordChunks,
     RecordVectorChunks as RecordVectorChunks,
 )

@@ -24,15 +24,13 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from worldplay_env.dream.rollout import DreamRollout, PastChunk
-from worldplay_env.dream.world import DreamWorld
-from worldplay_env.failures import fail
-from worldplay_env.model.autoencoder import uint8_to_pixels
-from worldplay_env.model.operations import chunk_operations, encode_operations
-from worldplay_env.model.sampler import TIMESTEPS
-from worldplay_env.record import load_average, versions, world_facts, write_json
-from worldplay_env.transfer import fetch
-from worldplay_env.world import (
+from worldplay_env.cli import fail
+from worldplay_env.media.files import write_json
+from worldplay_env.models.flops import chunk_operations, encode_operations
+from worldplay_env.models.wan.autoencoder import uint8_to_pixels
+from worldplay_env.models.worldplay.sampler import TIMESTEPS
+from worldplay_env.provenance import load_average, versions, world_facts
+from worldplay_env.worlds.base import (
     CHUNK_FRAMES,
     CHUNK_LATENTS,
     FIRST_CHUNK_FRAMES,
@@ -40,8 +38,11 @@ from worldplay_env.world import (
     Control,
     Start,
     WorldError,
-    load,
 )
+from worldplay_env.worlds.diffusion.rollout import DreamRollout, PastChunk
+from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.registry import load
+from worldplay_env.worlds.transfer import fetch
 
 WARM_UP = 2
 """Runs that are not counted: they allocate, choose kernels, and make the prompt's keys and values."""

@@ -20,13 +20,16 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from worldplay_env.cli import fail, in_words
 from worldplay_env.control.trajectory import Trajectory, load_trajectory
-from worldplay_env.failures import fail, in_words
-from worldplay_env.record import load_average, versions, world_facts, write_json
-from worldplay_env.starts import choose_start, unused_prompt
-from worldplay_env.transfer import fetch
-from worldplay_env.video import ContactSheet, FilmError, FilmWriter, Resample
-from worldplay_env.world import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError, describe, load
+from worldplay_env.envs.starts import choose_start, unused_prompt
+from worldplay_env.media.contact_sheet import ContactSheet
+from worldplay_env.media.files import write_json
+from worldplay_env.media.video import FilmError, FilmWriter, Resample
+from worldplay_env.provenance import load_average, versions, world_facts
+from worldplay_env.worlds.base import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError
+from worldplay_env.worlds.registry import describe, load
+from worldplay_env.worlds.transfer import fetch
 
 FRAMES_PER_LATENT = 4
 """Images of a latent frame, the first one of a rollout apart (it is one image)."""

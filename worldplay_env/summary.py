@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from worldplay_env.world import Rollout
+    from worldplay_env.worlds.base import Rollout
 
 LONGEST = 60
 """Characters of a text that are shown."""

@@ -15,11 +15,11 @@ import pytest
 from films import read_film
 from PIL import Image
 
+from worldplay_env.envs.starts import find_starts
 from worldplay_env.play.__main__ import Args, lane_names, main, make_plan
 from worldplay_env.play.screen import Screen, View
 from worldplay_env.play.session import Session
-from worldplay_env.starts import find_starts
-from worldplay_env.world import WorldError
+from worldplay_env.worlds.base import WorldError
 
 FAST = ("--world", "testcard", "--fps", "250", "--size", "320x200")
 SCRIPT = [
@@ -227,7 +227,7 @@ def test_ctrl_c_keeps_the_film_and_the_recording(monkeypatch: pytest.MonkeyPatch
 def test_a_world_that_fails_keeps_the_film(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from worldplay_env.testcard import Testcard
+    from worldplay_env.worlds.testcard import Testcard
 
     stream = Testcard.stream
 

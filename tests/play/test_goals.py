@@ -11,13 +11,13 @@ import pytest
 from played import SIZE, FakeClock, begin, picture, show, until
 
 from worldplay_env.control.actions import action_label
+from worldplay_env.envs.tasks.reach import Reach
 from worldplay_env.play.goals import Goals
 from worldplay_env.play.keys import Command
-from worldplay_env.play.script import ChunkKeys, Recording, Script, read_script
+from worldplay_env.play.replay import ChunkKeys, Recording, Replay, read_replay
 from worldplay_env.play.session import Session
-from worldplay_env.reach import Reach
-from worldplay_env.testcard import Testcard
-from worldplay_env.world import CHUNK_LATENTS, Control, Start, WorldError
+from worldplay_env.worlds.base import CHUNK_LATENTS, Control, Start, WorldError
+from worldplay_env.worlds.testcard import Testcard
 
 W, STILL = ChunkKeys((("w",),) * CHUNK_LATENTS), ChunkKeys(((),) * CHUNK_LATENTS)
 AHEAD = Reach(actions=(action_label(1, 0),), chunks=(2, 2))
@@ -56,7 +56,7 @@ def test_a_walk_ends_at_the_goal_which_gives_way_to_the_next(clock: FakeClock) -
 
     lines = [W, W, STILL, (45, Command.RESTART), STILL]
     goals = Goals(AHEAD, limit=12, seed=3)
-    session = begin(clock, goals=goals, script=Script({}, lines))
+    session = begin(clock, goals=goals, script=Replay({}, lines))
     show(session, clock, 28)
     assert session.aim is not None
     assert (session.aim.steps, session.aim.left, session.aim.reached) == (1, 11, False)
@@ -120,7 +120,7 @@ def test_the_world_waits_for_keys_so_that_every_step_is_meant(clock: FakeClock) 
 
 
 def test_a_script_that_goes_on_where_the_world_does_not_still_ends(clock: FakeClock) -> None:
-    script = Script({}, [*[STILL] * 5, (60, Command.PICTURE), (2000, Command.LEAVE)])
+    script = Replay({}, [*[STILL] * 5, (60, Command.PICTURE), (2000, Command.LEAVE)])
     session = begin(clock, goals=Goals(AHEAD, limit=2, seed=0), script=script)
     show(session, clock, 29)
     commands = []
@@ -152,7 +152,7 @@ def test_a_goal_that_cannot_be_found_is_said_and_enter_looks_for_another(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goals = Goals(AHEAD, limit=12, seed=0)
-    session = begin(clock, goals=goals, script=Script({}, [W, W]))
+    session = begin(clock, goals=goals, script=Replay({}, [W, W]))
     show(session, clock, 29)
     with monkeypatch.context() as patch:
         patch.setattr(Testcard, "step", lambda *arguments, **options: (_ for _ in ()).throw(WorldError("no memory")))
@@ -169,7 +169,7 @@ def test_a_goal_that_cannot_be_found_is_said_and_enter_looks_for_another(
 
 
 def test_going_back_to_a_bookmark_gives_the_steps_back(clock: FakeClock) -> None:
-    session = begin(clock, goals=Goals(AHEAD, limit=12, seed=0), script=Script({}, [STILL] * 3))
+    session = begin(clock, goals=Goals(AHEAD, limit=12, seed=0), script=Replay({}, [STILL] * 3))
     show(session, clock, 20)
     session.bookmark()
     show(session, clock, 25)
@@ -188,7 +188,7 @@ def test_a_recorded_walk_to_a_goal_comes_to_it_again(clock: FakeClock, tmp_path:
     until(lambda: seen.extend(show(session, clock, 1)) or (session.aim is not None and session.aim.reached))
     session.close()
     recording.close()
-    script = read_script(tmp_path / "session.jsonl")
+    script = read_replay(tmp_path / "session.jsonl")
     assert script.settings == {"task": "reach"}
     again = begin(clock, goals=Goals(AHEAD, limit=12, seed=0), script=script)
     frames = show(again, clock, len(seen))

@@ -8,8 +8,8 @@ import numpy as np
 import pygame
 import pytest
 
-from worldplay_env.display import NoDisplay
-from worldplay_env.failures import in_words
+from worldplay_env.cli import in_words
+from worldplay_env.media.display import NoDisplay
 from worldplay_env.play import overlay
 from worldplay_env.play.loading import Progress
 from worldplay_env.play.overlay import Type, Walk

@@ -12,10 +12,10 @@ from played import FPS, SIZE, FakeClock, GatedTestcard, begin, images, picture, 
 
 from worldplay_env.control.actions import label_of_keys
 from worldplay_env.play.keys import Command
-from worldplay_env.play.script import Recording, read_script
-from worldplay_env.play.session import Lane, Session
-from worldplay_env.testcard import Testcard, frame_number
-from worldplay_env.world import Control, Start, WorldError
+from worldplay_env.play.replay import Recording, read_replay
+from worldplay_env.play.session import Panel, Session
+from worldplay_env.worlds.base import Control, Start, WorldError
+from worldplay_env.worlds.testcard import Testcard, frame_number
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_two_seeds_go_the_same_way_side_by_side(clock: FakeClock) -> None:
 
 
 def test_two_worlds_of_other_sizes_go_side_by_side(clock: FakeClock) -> None:
-    lanes = [Lane("small", lambda: Testcard(SIZE)), Lane("large", lambda: Testcard((64, 80)))]
+    lanes = [Panel("small", lambda: Testcard(SIZE)), Panel("large", lambda: Testcard((64, 80)))]
     session = Session(lanes, Start(picture()), FPS, clock=clock)
     [frame] = show(session, clock, 1)
     session.close()
@@ -237,7 +237,7 @@ def test_closing_leaves_no_thread_in_any_state(clock: FakeClock, state: str) -> 
     world, loaded = GatedTestcard(), threading.Event()
     if state != "loading":
         loaded.set()
-    session = Session([Lane("world", lambda: loaded.wait(20) and world)], Start(picture()), FPS, clock=clock)
+    session = Session([Panel("world", lambda: loaded.wait(20) and world)], Start(picture()), FPS, clock=clock)
     if state != "loading":
         until(lambda: world.begun == 1)
     if state not in ("loading", "first chunk"):
@@ -265,7 +265,7 @@ def test_closing_leaves_no_thread_in_any_state(clock: FakeClock, state: str) -> 
 
 def replay(path: Path, clock: FakeClock) -> list[np.ndarray]:
     """Play a script to its end without a key, obeying its commands; return the images shown."""
-    session, shown = begin(clock, script=read_script(path)), []
+    session, shown = begin(clock, script=read_replay(path)), []
     leaving = False
 
     def another() -> bool:
@@ -313,7 +313,7 @@ def test_a_recorded_session_is_replayed_frame_by_frame(clock: FakeClock, tmp_pat
 def test_after_the_script_the_keyboard_takes_over(clock: FakeClock, tmp_path: Path) -> None:
     path = tmp_path / "script.jsonl"
     path.write_text('{"keys": ["w"]}\n' * 2)
-    session = begin(clock, script=read_script(path))
+    session = begin(clock, script=read_replay(path))
     session.press("d")
     frames = show(session, clock, 13 + 16 + 16)
     session.close()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_world import CONFIG
 
-from worldplay_env.model.config import TINY_V1
+from worldplay_env.models.config import TINY_V1
 from worldplay_env.training import checkpoint, depth
 from worldplay_env.training.autoencoder import (
     AutoencoderOptions,
@@ -26,8 +26,8 @@ from worldplay_env.training.autoencoder import (
     rebuild,
     train,
 )
-from worldplay_env.training.data import held_labels, training_seeds
-from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.muon import Optimiser
+from worldplay_env.training.scene_clips import held_labels, training_seeds
 from worldplay_env.weights.checkpoint import initialise
 
 CPU = torch.device("cpu")

@@ -13,21 +13,21 @@ from small_world import CONFIG, begin, small_world
 from torch import Tensor
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
-from worldplay_env.evaluation.metrics import visible
-from worldplay_env.model.autoencoder import Autoencoder
+from worldplay_env.evaluate.metrics import visible
+from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.training import distill
-from worldplay_env.training.data import SceneClips
 from worldplay_env.training.distill import DistillOptions, Rollouts, draw, draw_true, rollout_losses
-from worldplay_env.training.dreamer import Dreamer, fresh, is_inside, without_prompts
+from worldplay_env.training.fused_transformer import FusedTransformer
 from worldplay_env.training.held_out import roll_out
-from worldplay_env.training.latents import LatentPaths, render_paths
-from worldplay_env.training.optimiser import Optimiser
-from worldplay_env.training.paths import plan
-from worldplay_env.training.pieces import FusedTransformer
-from worldplay_env.training.scores import contrast_score, contrasts, latent_score, pictures, pixel_score
+from worldplay_env.training.latent_dataset import LatentPaths, render_paths
+from worldplay_env.training.losses import contrast_score, contrasts, latent_score, pictures, pixel_score
+from worldplay_env.training.muon import Optimiser
+from worldplay_env.training.networks import Networks, fresh, is_inside, without_prompts
+from worldplay_env.training.scene_clips import SceneClips
+from worldplay_env.training.trajectories import plan
 from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.weights.files import CheckpointError
-from worldplay_env.world import Control
+from worldplay_env.worlds.base import Control
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ def test_the_stages_rollouts_are_those_of_the_dream() -> None:
     """Chunk 0 and a chunk with memory, from the same noise, through the pieces and through `DreamWorld.step`."""
     world, chunks = small_world(), 3
     paths = still_paths(1, chunks)
-    dreamer = initialise(Dreamer(CONFIG), 0)
+    dreamer = initialise(Networks(CONFIG), 0)
     dreamer.transformer.load_state_dict(world.transformer.state_dict())
     made = roll_out(dreamer, paths, chunks, torch.float32, seed=5)
     start = paths.latents[0, 0].float()[:, None]

@@ -11,12 +11,12 @@ import torch
 from small_paths import small_paths
 from small_world import CONFIG
 
-from worldplay_env.model.autoencoder import Autoencoder
+from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.training import checkpoint, depth
 from worldplay_env.training.__main__ import main
 from worldplay_env.training.diagnose import GATES, Gate, rows
-from worldplay_env.training.dreamer import Dreamer, fresh
 from worldplay_env.training.held_out import FIGURES, attention_shares, measure, power, read_depth, roll_out, strips
+from worldplay_env.training.networks import Networks, fresh
 from worldplay_env.weights.checkpoint import initialise
 
 CPU = torch.device("cpu")
@@ -107,7 +107,7 @@ def test_gates_tell_what_passed_and_what_was_missed() -> None:
 def test_the_report_is_of_the_newest_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["report", "--runs", str(tmp_path)])
     assert "no stage has a checkpoint" in capsys.readouterr().out
-    parameters = dict(initialise(Dreamer(CONFIG), 0).named_parameters())
+    parameters = dict(initialise(Networks(CONFIG), 0).named_parameters())
     checkpoint.save(tmp_path / "transformer", 3, 9.0, {}, parameters, {"psnr of true memory": 23.4, "seed": 1})
     main(["report", "--runs", str(tmp_path)])
     printed = capsys.readouterr().out.splitlines()

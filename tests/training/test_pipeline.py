@@ -11,16 +11,16 @@ import torch
 from huggingface_hub import ModelCard
 
 import worldplay_env
-from worldplay_env.model.config import TINY_V1
+from worldplay_env.models.config import TINY_V1
 from worldplay_env.training import checkpoint
 from worldplay_env.training.__main__ import main
 from worldplay_env.training.autoencoder import DepthAutoencoder
-from worldplay_env.training.dreamer import Dreamer
 from worldplay_env.training.export import FIGURES, FILES, MOST_BYTES, export
+from worldplay_env.training.networks import Networks
 from worldplay_env.weights import hub
 from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.weights.files import CheckpointError
-from worldplay_env.world import Control, Start
+from worldplay_env.worlds.base import Control, Start
 
 STATISTICS = {"latents_mean": [0.25] * TINY_V1.autoencoder.z_dim, "latents_std": [1.5] * TINY_V1.autoencoder.z_dim}
 
@@ -31,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for name, module, notes in (
         ("autoencoder", DepthAutoencoder(TINY_V1.autoencoder), STATISTICS),
-        ("distill", Dreamer(TINY_V1), {"held-out psnr": 12.5, "seed": 3, "commands": ["python -m the.command"]}),
+        ("distill", Networks(TINY_V1), {"held-out psnr": 12.5, "seed": 3, "commands": ["python -m the.command"]}),
     ):
         parameters = dict(initialise(module, 0).named_parameters())
         checkpoint.save(folder / name, 7, 90.0, parameters, parameters, notes)

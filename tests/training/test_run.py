@@ -17,7 +17,7 @@ import tyro
 from torch import Tensor, nn
 
 from worldplay_env.training import checkpoint
-from worldplay_env.training.optimiser import Optimiser, orthogonal
+from worldplay_env.training.muon import Optimiser, orthogonal
 from worldplay_env.training.run import Run, RunOptions, command
 from worldplay_env.weights.files import CheckpointError
 

@@ -14,17 +14,16 @@ from small_paths import SIZE, small_paths
 from small_world import CONFIG
 from torch import Tensor
 
-from worldplay_env import memory
 from worldplay_env.control.actions import labels_of, motion_of
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, integrate, rebase, view_matrices
-from worldplay_env.model import sampler
-from worldplay_env.model.attention import DifferentiableCache
-from worldplay_env.training import latents as data
-from worldplay_env.training import paths as paths_module
-from worldplay_env.training.dreamer import Dreamer, fresh, is_inside
-from worldplay_env.training.optimiser import Optimiser
-from worldplay_env.training.paths import memory_length, path_labels, plan, undo
-from worldplay_env.training.pieces import FusedTransformer
+from worldplay_env.models.worldplay import memory, sampler
+from worldplay_env.models.worldplay.attention import DifferentiableCache
+from worldplay_env.training import latent_dataset as data
+from worldplay_env.training import trajectories as paths_module
+from worldplay_env.training.fused_transformer import FusedTransformer
+from worldplay_env.training.muon import Optimiser
+from worldplay_env.training.networks import Networks, fresh, is_inside
+from worldplay_env.training.trajectories import memory_length, path_labels, plan, undo
 from worldplay_env.training.transformer import TransformerOptions, draw, draw_timesteps, flow_losses, noised
 from worldplay_env.weights.checkpoint import initialise
 
@@ -115,7 +114,7 @@ def test_a_batch_holds_the_chosen_frames_and_cameras_seen_from_the_chunk() -> No
 def test_the_pieces_compute_what_the_model_computes(
     length: int, draws: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    dreamer = initialise(Dreamer(CONFIG), 1)
+    dreamer = initialise(Networks(CONFIG), 1)
     transformer, paths = dreamer.transformer, small_paths(chunks=5)
     batch = paths.take(torch.arange(2), torch.full((2,), length // 4), length)
     x = torch.randn(2 * draws, *batch.clean.shape[1:], generator=torch.Generator().manual_seed(1))

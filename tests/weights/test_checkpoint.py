@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import TINY, WAN_5B, AutoencoderConfig, TransformerConfig
-from worldplay_env.model.transformer import Transformer
+from worldplay_env.models.config import TINY, WAN_5B, AutoencoderConfig, TransformerConfig
+from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.checkpoint import (
     CheckpointError,
     RandomWeights,

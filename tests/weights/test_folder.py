@@ -21,7 +21,7 @@ from weight_folders import (
 )
 
 import worldplay_env
-from worldplay_env.model.config import TINY, WorldConfig
+from worldplay_env.models.config import TINY, WorldConfig
 from worldplay_env.weights import hub
 from worldplay_env.weights.checkpoint import CheckpointError
 from worldplay_env.weights.folder import read_config, write_config

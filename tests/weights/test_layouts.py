@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldplay_env.model.config import TINY, AutoencoderConfig, TransformerConfig
+from worldplay_env.models.config import TINY, AutoencoderConfig, TransformerConfig
 from worldplay_env.weights.checkpoint import (
     CheckpointError,
     RandomWeights,

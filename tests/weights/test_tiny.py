@@ -12,9 +12,9 @@ import torch
 from huggingface_hub import ModelCard
 
 import worldplay_env
-from worldplay_env.evaluation.scene import short_term
-from worldplay_env.evaluation.truth import Truth
-from worldplay_env.model.config import TINY
+from worldplay_env.evaluate.ground_truth import Truth
+from worldplay_env.evaluate.measures import short_term
+from worldplay_env.models.config import TINY
 from worldplay_env.training.export import FILES, MOST_BYTES
 from worldplay_env.weights import hub
 

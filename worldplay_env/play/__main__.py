@@ -20,16 +20,17 @@ import gymnasium
 import numpy as np
 import tyro
 
-from worldplay_env.failures import fail, in_words
-from worldplay_env.image import fit_image
+from worldplay_env.cli import fail, in_words
+from worldplay_env.envs.starts import NO_PICTURE, choose_start, unused_prompt
+from worldplay_env.envs.tasks.reach import Reach
+from worldplay_env.media.image import fit_image
+from worldplay_env.media.video import check_scale
 from worldplay_env.play.goals import Goals
-from worldplay_env.play.script import Recording, Script, read_script
-from worldplay_env.play.session import Lane, Session
-from worldplay_env.play.studio import Studio
-from worldplay_env.reach import Reach
-from worldplay_env.starts import NO_PICTURE, choose_start, unused_prompt
-from worldplay_env.video import check_scale
-from worldplay_env.world import MID_GREY, WORLDS, Start, World, WorldSpec, describe, load
+from worldplay_env.play.recorder import Recorder
+from worldplay_env.play.replay import Recording, Replay, read_replay
+from worldplay_env.play.session import Panel, Session
+from worldplay_env.worlds.base import MID_GREY, Start, World, WorldSpec
+from worldplay_env.worlds.registry import WORLDS, describe, load
 
 if TYPE_CHECKING:
     from worldplay_env.play.screen import Screen
@@ -91,7 +92,7 @@ class Plan:
     fps: float
     size: tuple[int, int]
     first_pictures: tuple[np.ndarray, ...]
-    script: Script | None
+    script: Replay | None
     settings: dict[str, str | int | None]
     goals: Goals | None = None
     notes: tuple[str, ...] = ()
@@ -115,7 +116,7 @@ def make_plan(args: Args) -> Plan:
         ValueError: A world, size, rate, seed, picture or script that cannot be used.
         OSError: A file that cannot be read or written.
     """
-    script = None if args.script is None else read_script(args.script)
+    script = None if args.script is None else read_replay(args.script)
     settings: dict[str, str | int | None] = {
         "world": "tiny",
         "seed": 0,
@@ -244,19 +245,19 @@ def open_world(name: str, args: Args) -> World:
 
 def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) -> int:
     """Play in a window, and close everything; return the exit code."""
-    from worldplay_env.play.player import Player
+    from worldplay_env.play.window_player import Player
 
     lanes = [
-        Lane(title, lambda name=name: open_world(name, args), seed, start, spec.uses_prompt)  # type: ignore[misc]
+        Panel(title, lambda name=name: open_world(name, args), seed, start, spec.uses_prompt)  # type: ignore[misc]
         for title, name, seed, start, spec in zip(
             lane_names(plan.worlds, plan.seeds), plan.worlds, plan.seeds, plan.starts, plan.specs, strict=True
         )
     ]
-    studio = Studio(args.out, plan.fps, args.scale)
+    recorder = Recorder(args.out, plan.fps, args.scale)
     session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording, goals=plan.goals)
     code = 0
     try:
-        player = Player(session, screen, studio, plan.worlds, plan.first_pictures)
+        player = Player(session, screen, recorder, plan.worlds, plan.first_pictures)
         if plan.notes:
             player.say("; ".join(plan.notes))
         player.run()
@@ -265,11 +266,11 @@ def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) ->
     finally:
         # The window first: it should be gone at once, whatever the world is in the middle of.
         screen.close()
-        studio.close()
+        recorder.close()
         session.close(timeout=CLOSING_SECONDS)
-    for path in studio.written:
+    for path in recorder.written:
         print(path)
-    failures = [*studio.failures]
+    failures = [*recorder.failures]
     if recording is not None and recording.error is not None:
         failures.append(f"writing {recording.path} failed: {in_words(recording.error)}")
     if session.error is not None:
@@ -283,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = tyro.cli(Args, prog="python -m worldplay_env.play", args=arguments)
     # pygame greets on stdout when it is imported, unless told not to.
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    from worldplay_env.display import NoDisplay
+    from worldplay_env.media.display import NoDisplay
     from worldplay_env.play.screen import Screen
 
     screen = None

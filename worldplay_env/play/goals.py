@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldplay_env.reach import Reach
-from worldplay_env.rewards import Goal, apart
-from worldplay_env.world import Rollout, World
+from worldplay_env.envs.rewards import pose_error
+from worldplay_env.envs.tasks.reach import Reach
+from worldplay_env.envs.transition import Goal
+from worldplay_env.worlds.base import Rollout, World
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,6 @@ class Goals:
         picture, left = None if self.goal is None else self.goal.picture, max(0, self.limit - steps)
         if self.goal is None or pose is None:
             return Aim(picture, steps, left)
-        distance, angle = apart(pose, self.goal.pose)
+        distance, angle = pose_error(pose, self.goal.pose)
         reached = steps > 0 and self._task.is_reached(pose, self.goal)
         return Aim(picture, steps, left, reached, float(distance), float(angle))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pygame
 
-from worldplay_env.lettering import Lettering
+from worldplay_env.media.lettering import Lettering
 
 Colour = tuple[int, int, int] | tuple[int, int, int, int]
 

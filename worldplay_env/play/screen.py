@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import pygame
 
-from worldplay_env.display import open_window
+from worldplay_env.media.display import open_window
 from worldplay_env.play import overlay
 from worldplay_env.play.keys import HELP
 from worldplay_env.play.loading import Progress

@@ -17,14 +17,14 @@ from functools import partial
 import numpy as np
 
 from worldplay_env.control.actions import label_of_keys
+from worldplay_env.play.chunk_job import Checkpoint, ChunkJob, ChunkRecord, Frame, Panel
 from worldplay_env.play.goals import Aim, Goals
+from worldplay_env.play.key_buffer import KeyBuffer
 from worldplay_env.play.keys import Command
-from worldplay_env.play.making import Frame, Lane, Making, Moment, Stride
 from worldplay_env.play.pacing import Lead, Playback
-from worldplay_env.play.report import Activity, Figures, Update
-from worldplay_env.play.script import ChunkKeys, Recording, Script
-from worldplay_env.play.timeline import KeyTimeline
-from worldplay_env.world import CHUNK_LATENTS, Rollout, Start, World
+from worldplay_env.play.replay import ChunkKeys, Recording, Replay
+from worldplay_env.play.status import Activity, Figures, Update
+from worldplay_env.worlds.base import CHUNK_LATENTS, Rollout, Start, World
 
 LATENT_FRAMES = 4
 """Images of a latent frame (the start's is a single one)."""
@@ -47,11 +47,11 @@ class Session:
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        lanes: Sequence[Panel],
         start: Start,
         fps: float,
         *,
-        script: Script | None = None,
+        script: Replay | None = None,
         recording: Recording | None = None,
         goals: Goals | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -60,13 +60,13 @@ class Session:
         self.fps = fps
         self.frames_shown = 0
         """Frames shown since the session began, over all its restarts."""
-        self.strides: list[Stride] = []
+        self.strides: list[ChunkRecord] = []
         """The way walked up to the frame on show: one a chunk, the last of them the one on show."""
         self.on_show: Frame | None = None
         """None while the picture of `standing` is on show."""
         self._start, self._script, self._recording, self._clock = start, script, recording, clock
         self._goals = goals
-        self._keys = KeyTimeline(LATENT_FRAMES / fps)
+        self._keys = KeyBuffer(LATENT_FRAMES / fps)
         self._playback: Playback[Frame] = Playback(fps)
         self._lead = Lead(1 / fps)
         self._changed = threading.Condition()
@@ -74,10 +74,10 @@ class Session:
         self._error: Exception | None = None
         self._activity: Activity | None = None
         self._worlds: list[World] = []
-        self._beginning: Moment | None = None
-        self._standing: Moment | None = None
+        self._beginning: Checkpoint | None = None
+        self._standing: Checkpoint | None = None
         """Where the way on show begins: the start, or the bookmark gone back to."""
-        self._bookmark: tuple[Moment, list[Stride]] | None = None
+        self._bookmark: tuple[Checkpoint, list[ChunkRecord]] | None = None
         self._rollouts: list[Rollout] = []
         self._newest: tuple[np.ndarray, ...] = ()
         """The last images made in this take."""
@@ -86,7 +86,7 @@ class Session:
         self._unseen = 0
         """Chunks begun in this take of which no frame has been shown."""
         self._prompt: str | None = None
-        self._last: Stride | None = None
+        self._last: ChunkRecord | None = None
         self._key_to_frame: float | None = None
         self._thread = threading.Thread(target=self._work, name="worldplay-session", daemon=True)
         self._thread.start()
@@ -154,7 +154,7 @@ class Session:
         with self._changed:
             return self._cut(Command.RETURN, *self._bookmark)
 
-    def _cut(self, command: Command, moment: Moment | None, strides: list[Stride]) -> bool:
+    def _cut(self, command: Command, moment: Checkpoint | None, strides: list[ChunkRecord]) -> bool:
         if moment is None:
             return False
         self.note(command)
@@ -320,7 +320,7 @@ class Session:
             self._activity = Activity(LOOKING, self._clock())
             self._goals.draw(self._worlds[0], rollouts[0])
         with self._changed:
-            self._beginning = Moment(tuple(rollouts), tuple(rollout.picture for rollout in rollouts))
+            self._beginning = Checkpoint(tuple(rollouts), tuple(rollout.picture for rollout in rollouts))
             self._standing, self._rollouts = self._beginning, self._beginning.fork()
             self._newest = self._beginning.pictures
             self._playback.clear(self._clock())
@@ -343,12 +343,12 @@ class Session:
                     self._unseen += 1
                     what = "reading the new prompt" if chunk.prompt is not None else MAKING
                     self._activity = Activity(what, self._clock())
-                    making = Making(
+                    making = ChunkJob(
                         self._worlds,
                         self._rollouts,
                         [label_of_keys(keys) for keys in chunk.keys],
                         chunk.prompt,
-                        Stride(chunk.keys, pressed_at),
+                        ChunkRecord(chunk.keys, pressed_at),
                         self._newest,
                         self._clock,
                     )
@@ -383,7 +383,7 @@ class Session:
         prompt, self._prompt = self._prompt, None
         return ChunkKeys(tuple(keys), prompt), taken.pressed_at
 
-    def _make(self, take: int, making: Making) -> None:
+    def _make(self, take: int, making: ChunkJob) -> None:
         """Make a chunk and put its frames up for showing as they come, unless it is not wanted any more."""
         arrivals: list[tuple[float, int]] = []
         with making:

@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from worldplay_env.evaluation.metrics import psnr
-from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
-from worldplay_env.model.config import TINY_V1, AutoencoderConfig
+from worldplay_env.evaluate.metrics import psnr
+from worldplay_env.models.config import TINY_V1, AutoencoderConfig
+from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.training import checkpoint, critic, depth
 from worldplay_env.training.critic import Critic
-from worldplay_env.training.data import Clips, SceneClips, held_out_clips, training_seeds
-from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.muon import Optimiser
 from worldplay_env.training.parallel import peers
 from worldplay_env.training.run import Run, RunOptions, compute_dtype, fast_convolutions
+from worldplay_env.training.scene_clips import Clips, SceneClips, held_out_clips, training_seeds
 from worldplay_env.weights.checkpoint import initialise
 
 CLIP_LATENTS = 13

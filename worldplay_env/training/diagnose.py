@@ -8,15 +8,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from worldplay_env.model.config import TINY_V1
+from worldplay_env.media.contact_sheet import save_picture
+from worldplay_env.models.config import TINY_V1
 from worldplay_env.training import checkpoint
-from worldplay_env.training.dreamer import fresh, trained_autoencoder
 from worldplay_env.training.held_out import FIGURES, measure, strips
-from worldplay_env.training.latents import HELD_OUT_PATHS, render_paths
-from worldplay_env.training.paths import plans
+from worldplay_env.training.latent_dataset import HELD_OUT_PATHS, render_paths
+from worldplay_env.training.networks import fresh, trained_autoencoder
 from worldplay_env.training.run import compute_dtype
-from worldplay_env.video import save_picture
-from worldplay_env.world import pick_device
+from worldplay_env.training.trajectories import plans
+from worldplay_env.worlds.device import pick_device
 
 
 @dataclass(frozen=True)

@@ -22,35 +22,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldplay_env.memory import MEMORY
-from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import TINY_V1
+from worldplay_env.models.config import TINY_V1
+from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.worldplay.memory import MEMORY
 from worldplay_env.training import checkpoint, critic, transformer
-from worldplay_env.training.dreamer import (
-    Dreamer,
-    denoise,
-    depth_loss,
-    fresh,
-    is_inside,
-    remember,
-    without_prompts,
-)
+from worldplay_env.training.fused_transformer import FusedTransformer
 from worldplay_env.training.held_out import report
-from worldplay_env.training.latents import Chunks, LatentPaths
-from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.latent_dataset import Chunks, LatentPaths
+from worldplay_env.training.losses import contrast_score, latent_score, pictures, pixel_score
+from worldplay_env.training.muon import Optimiser
+from worldplay_env.training.networks import Networks, denoise, depth_loss, fresh, is_inside, remember, without_prompts
 from worldplay_env.training.parallel import peers
-from worldplay_env.training.paths import memory_length
-from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.training.run import Run, fast_convolutions
-from worldplay_env.training.scores import contrast_score, latent_score, pictures, pixel_score
-from worldplay_env.training.transformer import (
-    PROMPTS_DROPPED,
-    DreamerOptions,
-    flow_losses,
-    noised,
-    prepare,
-)
-from worldplay_env.world import CHUNK_LATENTS
+from worldplay_env.training.trajectories import memory_length
+from worldplay_env.training.transformer import PROMPTS_DROPPED, DreamerOptions, flow_losses, noised, prepare
+from worldplay_env.worlds.base import CHUNK_LATENTS
 
 STEP_WEIGHTS = (0.5, 0.5, 0.5, 1.0)
 """Of the four steps' predictions; the last is what is kept."""
@@ -134,7 +120,7 @@ class Rollouts:
         self.chunk += 1
 
 
-def train(options: DistillOptions) -> Run[Dreamer]:
+def train(options: DistillOptions) -> Run[Networks]:
     """Train the four-step sampler of the tiny world, or go on doing so."""
     device = peers().device(options.device)
     dreamer = fresh(TINY_V1, options.seed, device, critic=options.looks > 0)
@@ -242,7 +228,7 @@ def _batch(
 
 
 def rollout_losses(
-    dreamer: Dreamer, fused: FusedTransformer, autoencoder: Autoencoder, options: DistillOptions, batch: RolloutBatch
+    dreamer: Networks, fused: FusedTransformer, autoencoder: Autoencoder, options: DistillOptions, batch: RolloutBatch
 ) -> dict[str, Tensor]:
     """Return the losses of the four steps' predictions, and what was "made", [b, C, 4, h, w]."""
     chunks = batch.chunks

@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from worldplay_env.model.config import TINY_V1, WorldConfig
+from worldplay_env.models.config import TINY_V1, WorldConfig
 from worldplay_env.training import checkpoint, held_out
 from worldplay_env.training.autoencoder import DepthAutoencoder, measured_config
 from worldplay_env.training.checkpoint import Saved
-from worldplay_env.training.dreamer import Dreamer
+from worldplay_env.training.networks import Networks
 from worldplay_env.training.run import command
 from worldplay_env.weights.checkpoint import upstream_name
 from worldplay_env.weights.files import CheckpointError
@@ -87,7 +87,7 @@ def export(autoencoder: Path, dreamer: Path, out: Path) -> WorldConfig:
     config = replace(TINY_V1, autoencoder=measured_config(pictures.notes))
     with torch.device("meta"):
         _check(DepthAutoencoder(config.autoencoder), pictures)
-        _check(Dreamer(config), dreams)
+        _check(Networks(config), dreams)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -113,7 +113,7 @@ def card(autoencoder: Saved, dreamer: Saved) -> str:
         "",
         "# The embedded world's weights",
         "",
-        "Trained from nothing on videos of procedural scenes (`worldplay_env.scenes`), rendered while training: no",
+        "Trained from nothing on videos of procedural scenes (`worlds/scene/`), rendered while training: no",
         "other data, no other weights. Scenes with seeds of 900,000 and more were held out; the figures below are of",
         "those, whole frames, with the parameters' moving averages, which are here in float16. What the world",
         "reaches on the suite that it is judged by, `python -m worldplay_env.evaluate --world tiny` measures. Like",

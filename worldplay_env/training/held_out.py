@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldplay_env.control.actions import NUM_CLASSES
-from worldplay_env.evaluation.metrics import luminance, psnr
-from worldplay_env.model import sampler
-from worldplay_env.model.autoencoder import Autoencoder, pixels_to_uint8
+from worldplay_env.evaluate.metrics import luminance, psnr
+from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_uint8
+from worldplay_env.models.worldplay import sampler
 from worldplay_env.training import depth
-from worldplay_env.training.dreamer import DEPTH_BLOCK, Dreamer, denoise, remember
-from worldplay_env.training.latents import LatentPaths
-from worldplay_env.training.paths import memory_length
-from worldplay_env.training.pieces import FusedTransformer
+from worldplay_env.training.fused_transformer import FusedTransformer
+from worldplay_env.training.latent_dataset import LatentPaths
+from worldplay_env.training.networks import DEPTH_BLOCK, Networks, denoise, remember
 from worldplay_env.training.run import Run
-from worldplay_env.world import CHUNK_LATENTS
+from worldplay_env.training.trajectories import memory_length
+from worldplay_env.worlds.base import CHUNK_LATENTS
 
 FIGURES = {
     "held-out psnr": "dB, the mean of all frames",
@@ -52,7 +52,7 @@ _AT_ONCE = 4
 
 @torch.no_grad()
 def roll_out(
-    dreamer: Dreamer,
+    dreamer: Networks,
     paths: LatentPaths,
     chunks: int,
     dtype: torch.dtype,
@@ -82,7 +82,7 @@ def roll_out(
 
 
 @torch.no_grad()
-def read_depth(dreamer: Dreamer, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> float:
+def read_depth(dreamer: Networks, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> float:
     """Return how far the depth is off that is read from the tokens of chunks with a true past, at the first step.
 
     The root mean square error of the logarithm, over what the past shows of chunks 1 to `chunks` - 1 of all paths.
@@ -101,7 +101,7 @@ def read_depth(dreamer: Dreamer, paths: LatentPaths, chunks: int, dtype: torch.d
 
 
 def _first_step(
-    fused: FusedTransformer, dreamer: Dreamer, paths: LatentPaths, rows: Tensor, chunk: int, seed: int
+    fused: FusedTransformer, dreamer: Networks, paths: LatentPaths, rows: Tensor, chunk: int, seed: int
 ) -> list[Tensor]:
     """Return the tokens behind each block at the first step of chunks whose memory is the true past."""
     device = rows.device
@@ -116,7 +116,7 @@ def _first_step(
 
 
 @torch.no_grad()
-def attention_shares(dreamer: Dreamer, paths: LatentPaths, dtype: torch.dtype, seed: int = 0) -> Tensor:
+def attention_shares(dreamer: Networks, paths: LatentPaths, dtype: torch.dtype, seed: int = 0) -> Tensor:
     """Return the share of attention that chunk 3 pays to each latent frame of memory and chunk: [blocks, 16].
 
     A mean over paths, queries and heads at the first step, with the true past as memory.
@@ -167,7 +167,7 @@ class HeldOut:
 
 @torch.no_grad()
 def measure(
-    dreamer: Dreamer, autoencoder: Autoencoder, paths: LatentPaths, chunks: int, *, thorough: bool = False
+    dreamer: Networks, autoencoder: Autoencoder, paths: LatentPaths, chunks: int, *, thorough: bool = False
 ) -> HeldOut:
     """Measure rollouts of so many chunks along paths that keep their true video.
 
@@ -241,7 +241,7 @@ def decode(autoencoder: Autoencoder, latents: Tensor, at_once: int = 8) -> Tenso
     return torch.cat(parts).permute(0, 2, 3, 4, 1).contiguous()
 
 
-def report(run: Run[Dreamer], autoencoder: Autoencoder, paths: LatentPaths, chunks: int) -> None:
+def report(run: Run[Networks], autoencoder: Autoencoder, paths: LatentPaths, chunks: int) -> None:
     """Log how held-out rollouts of so many chunks compare with the truth, and show some: truth above, dream below."""
     found = measure(run.averaged, autoencoder, paths, chunks)
     run.notes |= {name: round(value, 3) for name, value in found.figures.items()}

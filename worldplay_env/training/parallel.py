@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from worldplay_env.world import pick_device
+from worldplay_env.worlds.device import pick_device
 
 
 class Peers:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from worldplay_env.training import checkpoint
-from worldplay_env.training.optimiser import Optimiser
+from worldplay_env.training.cuda_graph import Function, Recorded
+from worldplay_env.training.muon import Optimiser
 from worldplay_env.training.parallel import peers
-from worldplay_env.training.recorded import Function, Recorded
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -280,7 +280,7 @@ class Run(Generic[Module]):
             return
         from PIL import Image
 
-        from worldplay_env.video import save_picture
+        from worldplay_env.media.contact_sheet import save_picture
 
         picture = strip.cpu().numpy()
         self._writer.add_image(name, picture, self.step, dataformats="HWC")

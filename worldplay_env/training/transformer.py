@@ -18,12 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldplay_env.model import sampler
-from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import TINY_V1
-from worldplay_env.training.data import training_seeds
-from worldplay_env.training.dreamer import (
-    Dreamer,
+from worldplay_env.models.config import TINY_V1
+from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.worldplay import sampler
+from worldplay_env.training.fused_transformer import FusedTransformer
+from worldplay_env.training.held_out import report
+from worldplay_env.training.latent_dataset import HELD_OUT_PATHS, Chunks, LatentPaths, render_paths
+from worldplay_env.training.muon import Optimiser
+from worldplay_env.training.networks import (
+    Networks,
     depth_loss,
     fresh,
     is_inside,
@@ -31,14 +34,11 @@ from worldplay_env.training.dreamer import (
     trained_autoencoder,
     without_prompts,
 )
-from worldplay_env.training.held_out import report
-from worldplay_env.training.latents import HELD_OUT_PATHS, Chunks, LatentPaths, render_paths
-from worldplay_env.training.optimiser import Optimiser
 from worldplay_env.training.parallel import peers
-from worldplay_env.training.paths import plans
-from worldplay_env.training.pieces import FusedTransformer
 from worldplay_env.training.run import Run, RunOptions, compute_dtype
-from worldplay_env.world import CHUNK_LATENTS
+from worldplay_env.training.scene_clips import training_seeds
+from worldplay_env.training.trajectories import plans
+from worldplay_env.worlds.base import CHUNK_LATENTS
 
 MEMORY_LENGTHS = (0, 4, 8, 12, 16)
 MEMORY_SHARES = (0.13, 0.12, 0.11, 0.11, 0.53)
@@ -94,7 +94,7 @@ class TransformerOptions(DreamerOptions):
         train(self)
 
 
-def train(options: TransformerOptions) -> Run[Dreamer]:
+def train(options: TransformerOptions) -> Run[Networks]:
     """Train the networks of the tiny world by flow matching, or go on doing so."""
     device = peers().device(options.device)
     dreamer = fresh(TINY_V1, options.seed, device)
@@ -132,7 +132,7 @@ class Material(NamedTuple):
     held_out: LatentPaths
 
 
-def prepare(options: DreamerOptions, run: Run[Dreamer], data_seed: int, compiled: tuple[int, ...]) -> Material:
+def prepare(options: DreamerOptions, run: Run[Networks], data_seed: int, compiled: tuple[int, ...]) -> Material:
     """Load the autoencoder, fuse the transformer, and render the paths, which are planned in the meantime.
 
     Args:
@@ -213,7 +213,7 @@ def draw(
 
 
 def flow_losses(
-    dreamer: Dreamer, fused: FusedTransformer, depth_weight: float, batch: FlowBatch
+    dreamer: Networks, fused: FusedTransformer, depth_weight: float, batch: FlowBatch
 ) -> dict[str, Tensor]:
     """Return the flow-matching loss of a batch, and that of the depth of its memory and chunks."""
     chunks, timesteps = batch.chunks, batch.timesteps

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from worldplay_env.failures import fail
+from worldplay_env.cli import fail
 
 PROGRAM = "python -m worldplay_env.weights"
 

@@ -17,10 +17,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import AutoencoderConfig, TextConfig, TransformerConfig
-from worldplay_env.model.text import TextEncoder, Tokenizer, byte_tokenizer, text_model
-from worldplay_env.model.transformer import Transformer
+from worldplay_env.models.config import AutoencoderConfig, TextConfig, TransformerConfig
+from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.wan.text import TextEncoder, Tokenizer, byte_tokenizer, text_model
+from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.files import CheckpointError, Entry, Source, opened
 
 __all__ = [

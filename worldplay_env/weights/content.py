@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldplay_env.model.config import WorldConfig
+from worldplay_env.models.config import WorldConfig
 
 _SETTLED_SECONDS = 2.0
 """A file that was written less than this before it was read may be written again without a new time of change."""

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from worldplay_env.model.autoencoder import Autoencoder
-from worldplay_env.model.config import PRESETS, WorldConfig
-from worldplay_env.model.text import text_model
-from worldplay_env.model.transformer import Transformer
-from worldplay_env.record import replacing
+from worldplay_env.media.files import replacing
+from worldplay_env.models.config import PRESETS, WorldConfig
+from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.wan.text import text_model
+from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.checkpoint import match_entries, on_meta, upstream_name
 from worldplay_env.weights.entry import CheckpointError
 from worldplay_env.weights.files import opened

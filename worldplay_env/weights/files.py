@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from worldplay_env.record import check_regular
+from worldplay_env.media.files import check_regular
 from worldplay_env.weights.entry import CheckpointError, Entry
 from worldplay_env.weights.layouts import arranged, strip_prefixes, tensors_of
 

@@ -26,8 +26,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worldplay_env.model.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
-from worldplay_env.record import replacing
+from worldplay_env.media.files import replacing
+from worldplay_env.models.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
 from worldplay_env.weights.content import files_hash
 from worldplay_env.weights.files import CheckpointError, read_json, refuse_pointer, weight_files
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from worldplay_env.model.config import WorldConfig
+from worldplay_env.models.config import WorldConfig
 from worldplay_env.weights.folder import WeightFiles, local_files, upstream_files
 from worldplay_env.weights.repositories import WAN, WORLDPLAY, RemoteFile, Repository, damaged
 

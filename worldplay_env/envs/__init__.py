@@ -1,0 +1,1 @@
+"""The Gymnasium environments, and what they are made of."""

@@ -1,0 +1,400 @@
+"""Many worlds as one Gymnasium vector environment: one batch, one device, one `World.step` for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import EzPickle
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from worldplay_env.envs.action_space import action_space, check_action
+from worldplay_env.envs.core import OUTPUTS, EnvCore, Episode, split, stack
+from worldplay_env.envs.observation import ObservationEncoder, render_rate
+from worldplay_env.envs.reset_options import Randomness, ResetRequest, seeds_of
+from worldplay_env.envs.starts import Starts, StartSource, find_starts
+from worldplay_env.envs.tasks.reach import Reach
+from worldplay_env.envs.transition import Goal, Reward
+from worldplay_env.worlds.base import Rollout, World
+from worldplay_env.worlds.registry import lazy_world
+
+RENDER_MODES = ("rgb_array",)
+AUTORESET_MODES = {
+    "next_step": AutoresetMode.NEXT_STEP,
+    "same_step": AutoresetMode.SAME_STEP,
+    "disabled": AutoresetMode.DISABLED,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class VectorSnapshot:
+    """A moment of every episode, to come back to with `WorldPlayVectorEnv.restore`, any number of times."""
+
+    episodes: tuple[Episode, ...]
+    world: World
+    shown: tuple[Any, ...]
+    """The space of observations, the kind of output and the size of rendered frames."""
+
+
+class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
+    """N worlds that are stepped as one batch; row i is what a `WorldPlayEnv` with seed `seed + i` would be.
+
+    Actions, observations, infos, starts and tasks are those of `WorldPlayEnv`, batched as Gymnasium batches them. A
+    row's results do not depend on what the others do, to float tolerance, and rows may be of any age: the world
+    groups them. `gymnasium.make_vec("WorldPlay/Tiny-v0", num_envs=16)` makes one; it refuses wrappers and
+    `vector_kwargs`, so that everything is a plain argument.
+
+    Returned arrays:
+        `output="numpy"`: observations as in `observation_space`, rewards float64 [N], terminations and truncations
+        bool [N]. `output="torch"`: the same as tensors on the world's device, rewards in float32; no observation is
+        copied to the host. Infos are numpy either way: each key's values [N, ...], and under `_key` a boolean mask
+        [N] of the rows that have it. `start` and `prompt` are the properties `start_names` and `prompts` instead:
+        TorchRL reads only numbers. What is returned is never written again. Wrappers that compute in numpy, such as
+        Gymnasium's `RecordEpisodeStatistics`, need `output="numpy"`.
+
+    End of an episode:
+        A row is truncated after `max_episode_steps` steps; a task terminates it. What happens then is
+        `autoreset_mode` (see https://farama.org/Vector-Autoreset-Mode):
+
+        - `"next_step"`: the next step begins the row anew: its action, though it must be one, has no effect, its
+          reward is 0, its observation and info are those of a reset. The other rows step.
+        - `"same_step"`: the row begins anew at once; the old episode's last observation and info are in
+          `info["final_obs"]` (an array of objects, None for other rows) and `info["final_info"]`.
+        - `"disabled"`: stepping again raises ResetNeeded until `reset(options={"reset_mask": ended})`.
+
+    Starts:
+        Each row has its own `np_random`, which draws its starts as a single env's does, at every reset of any kind.
+
+    Args:
+        num_envs: N, 1 or more.
+        reward: A function of the `rewards.Transition` of the rows that stepped; where it raises, none has stepped.
+        render_mode: None, or "rgb_array": `render` returns a tuple of every row's newest frame.
+        max_episode_steps: After how many a row is truncated; None or -1 for never.
+        autoreset_mode: "next_step", "same_step", "disabled", or Gymnasium's `AutoresetMode`.
+        output: "numpy" or "torch".
+        max_batch: The most rows that go through the world at once, which bounds its memory; by default all.
+
+    All other arguments are those of `WorldPlayEnv`. Pickle and deepcopy give a fresh env with the same arguments.
+
+    Raises:
+        ValueError: An argument that cannot be; the message says what can.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 16}  # noqa: RUF012 (Gymnasium's)
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        world: str | Path | World = "tiny",
+        starts: Starts | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        observation: str = "chunk",
+        actions: str = "chunk",
+        size: Sequence[int] | None = None,
+        every: int = 1,
+        channel_first: bool = False,
+        render_mode: str | None = None,
+        accept_license: bool = False,
+        revision: str | None = None,
+        weights: str | None = None,
+        reward: Reward | None = None,
+        task: str | Mapping[str, Any] | Reach | None = None,
+        max_episode_steps: int | None = 60,
+        autoreset_mode: str | AutoresetMode = "next_step",
+        output: str = "numpy",
+        max_batch: int | None = None,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        EzPickle.__init__(self, **given)
+        self._episodes: list[Episode | None] = []
+        self.num_envs = _count("num_envs", num_envs)
+        self._limit = None if max_episode_steps in (None, -1) else _count("max_episode_steps", max_episode_steps)
+        self._mode = _autoreset_mode(autoreset_mode)
+        for name, value, known in (
+            ("output", output, OUTPUTS),
+            ("render mode", render_mode, (None, *RENDER_MODES)),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}: known are {', '.join(map(str, known))}")
+        settings = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}
+        spec, load = lazy_world(world, **settings, accept_license=accept_license)
+        self.render_mode = render_mode
+        self._core = EnvCore(
+            load,
+            ObservationEncoder.of(observation, spec, size, every=every, channel_first=channel_first),
+            task=Reach.of(task),
+            reward=reward,
+            pictures=None if render_mode is None else "newest",
+            output=output,
+            words=False,
+            max_batch=None if max_batch is None else _count("max_batch", max_batch),
+        )
+        self._promised = spec
+        self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts, spec)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
+        self.metadata["render_fps"] = render_rate(spec.fps, render_mode)
+        self.autoreset_mode = self._mode  # where TorchRL looks for it
+        self.single_observation_space = self._core.space
+        self.single_action_space = action_space(actions)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._episodes = [None] * self.num_envs
+        self._random: list[Randomness | None] = [None] * self.num_envs
+        self.timings: dict[str, float] = {}
+        """Seconds of the newest step, and of these what the world took (chunks, starts, goals): "total", "world"."""
+
+    # ---- what a vector env has
+
+    @property
+    def world(self) -> World:
+        """The world, which is loaded when it is first asked for: by `reset`, or by this."""
+        return self._core.world
+
+    @property
+    def fps(self) -> int:
+        """Frames a second of the worlds' video; what `render` returns is of every step's end."""
+        return self._promised.fps
+
+    @property
+    def weights(self) -> str:
+        """Where the world's parameters came from ("random", "trained", a revision, "none"); loads it if need be."""
+        return self.world.weights
+
+    @property
+    def rollouts(self) -> tuple[Rollout, ...]:
+        """The rollout of every row, to be forked; raises ResetNeeded before the first reset. A step replaces them."""
+        return tuple(episode.rollout for episode in self._running())
+
+    @property
+    def start_names(self) -> tuple[str, ...]:
+        """What the picture is called that each row began from, as a single env's `info["start"]`."""
+        return tuple(episode.start for episode in self._running())
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt in force in each row, as a single env's `info["prompt"]`."""
+        return tuple(episode.rollout.prompt for episode in self._running())
+
+    @property
+    def task(self) -> Reach | None:
+        """The task, if the env has one."""
+        return self._core.task
+
+    @property
+    def goals(self) -> tuple[Goal | None, ...]:
+        """The goal of every row's episode, None without a task; raises ResetNeeded before the first reset."""
+        return tuple(episode.goal for episode in self._running())
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The random numbers of every row."""
+        return tuple(one.generator for one in self._randomness())
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """What the random numbers of every row were seeded with."""
+        return tuple(one.seed for one in self._randomness())
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin episodes: of all rows, or of those that a mask names.
+
+        Args:
+            seed: Row i's `np_random` is seeded with `seed + i`, or with item i of a list; None lets it go on.
+            options: "reset_mask": a bool array or tensor [N]; rows where it is False stay as they are, and their
+                observations are returned as they were last, bit for bit. "image" and "prompt", as in
+                `WorldPlayEnv.reset`: one for all rows, or a list with one for each.
+
+        Returns:
+            Observations of all rows, and infos of those that began.
+
+        Raises:
+            ValueError, TypeError: Options or seeds that cannot be; a picture that cannot be read (`ImageError`).
+            ResetNeeded: Rows outside the mask were never reset. Whatever is raised, the env is as it was.
+        """
+        request, seeds = ResetRequest.of(options, self.num_envs), seeds_of(seed, self.num_envs)
+        episodes: list[Episode | None] = list(self._episodes)
+        if idle := [row for row, one in enumerate(episodes) if one is None and not request.mask[row]]:
+            raise ResetNeeded(
+                f"envs {idle} were never reset, and the mask leaves them out: reset() all of them first"
+            )
+        infos: dict[str, Any] = {}
+        began, random = self._begin(request, seeds)
+        for row, (episode, info) in began.items():
+            episodes[row] = episode
+            infos = self._add_info(infos, info, row)
+        observations = stack([episode.observation for episode in episodes if episode is not None])
+        self._commit(episodes, random)
+        self.timings, self.closed = {}, False
+        return observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Make the next chunk of every row whose episode has not ended; see the class for the others.
+
+        Args:
+            actions: Whole numbers 0..80, [N] or with `actions="latent"` [N, 4]: an array, a list or a tensor.
+
+        Returns:
+            Observations, rewards, terminations, truncations, infos.
+
+        Raises:
+            ResetNeeded: Before the first reset, or with `autoreset_mode="disabled"` after an episode's end.
+            InvalidAction: Actions of another type, shape or range.
+            RewardError: The reward function raised, or did not return a finite number for each row that stepped.
+            WorldError: The world could not make the chunks. Whatever is raised, the env is as it was.
+        """
+        clock, self._core.world_seconds = time.perf_counter(), 0.0
+        episodes = self._running()
+        ended = np.array([episode.ended for episode in episodes])
+        if self._mode is AutoresetMode.DISABLED and ended.any():
+            raise ResetNeeded(
+                f"the episodes of envs {np.flatnonzero(ended).tolist()} have ended: begin them anew with "
+                'reset(options={"reset_mask": a bool array that is True for them})'
+            )
+        labels = self._labels(actions)
+        rewards, infos = np.zeros(self.num_envs), dict[str, Any]()
+        terminations, truncations, anew = np.zeros_like(ended), np.zeros_like(ended), ended.copy()
+        if going := np.flatnonzero(~ended).tolist():
+            stepped = self._core.step([episodes[row] for row in going], labels[going])
+            rewards[going], terminations[going] = stepped.rewards, stepped.successes
+            for row, episode, info in zip(going, stepped.episodes, stepped.infos, strict=True):
+                truncations[row] = self._limit is not None and episode.step >= self._limit
+                done = bool(terminations[row] or truncations[row])
+                episodes[row] = replace(episode, ended=done)
+                anew[row] = done and self._mode is AutoresetMode.SAME_STEP
+                if anew[row]:
+                    info = {"final_obs": split(stack([episode.observation]))[0], "final_info": info}
+                infos = self._add_info(infos, info, row)
+        began, random = self._begin(ResetRequest.plain(anew), [None] * self.num_envs) if anew.any() else ({}, {})
+        for row, (episode, info) in began.items():
+            episodes[row] = episode
+            infos = self._add_info(infos, info, row)
+        observations = stack([episode.observation for episode in episodes])
+        results = self._results(rewards, terminations, truncations)
+        self._commit(episodes, random)
+        self.timings = {"world": self._core.world_seconds, "total": time.perf_counter() - clock}
+        return observations, *results, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return the newest frame of every row, uint8 [height, width, 3]; None, with a warning, if not asked for."""
+        if self.render_mode is None:
+            gymnasium.logger.warn(
+                f"render() does nothing without a render mode: make the env with one of {', '.join(RENDER_MODES)}"
+            )
+            return None
+        return tuple(episode.pictures[-1].copy() for episode in self._running() if episode.pictures is not None)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let go of the episodes and the world, which others may go on using; `reset` or `restore` opens it again."""
+        if self._episodes:  # not so where the constructor failed
+            self._episodes = [None] * self.num_envs
+            self._core.release()
+
+    # ---- beyond Gymnasium
+
+    def snapshot(self) -> VectorSnapshot:
+        """Return this moment of all episodes; it stays good when they go on or end, and copies no tensor.
+
+        It does not hold `np_random`.
+        """
+        episodes = tuple(episode.fork() for episode in self._running())
+        return VectorSnapshot(episodes, self.world, self._shown)
+
+    def restore(self, snapshot: VectorSnapshot) -> None:
+        """Go back to a moment of these episodes, or of those of another vector env that was made alike.
+
+        Raises:
+            TypeError: It is no snapshot of a vector env.
+            ValueError: It is of another world, number of envs, or kind of observation.
+        """
+        if not isinstance(snapshot, VectorSnapshot):
+            raise TypeError(f"restore takes what snapshot() returned, got {type(snapshot).__name__}")
+        if snapshot.world is not self.world:
+            raise ValueError(f"the snapshot is of another world ({snapshot.world.name}) than this env's")
+        if len(snapshot.episodes) != self.num_envs:
+            raise ValueError(f"the snapshot is of {len(snapshot.episodes)} envs, this vector env has {self.num_envs}")
+        if snapshot.shown != self._shown:
+            raise ValueError(f"the snapshot is of an env that shows {snapshot.shown}; this one shows {self._shown}")
+        self._episodes = [episode.fork() for episode in snapshot.episodes]
+        self.timings, self.closed = {}, False
+
+    # ---- a reset and a step, before they are committed
+
+    def _begin(
+        self, request: ResetRequest, seeds: Sequence[int | None]
+    ) -> tuple[dict[int, tuple[Episode, dict[str, Any]]], dict[int, Randomness]]:
+        """Begin the episodes of a request's rows: each one's episode and info, and the random numbers it leaves."""
+        if self._starts is None:
+            self._starts = find_starts()
+        random: dict[int, Randomness] = {}
+        for row in np.flatnonzero(request.mask).tolist():
+            old, seed = self._random[row], seeds[row]
+            random[row] = Randomness.of(seed) if old is None or seed is not None else old.copy()
+        generators = [one.generator for one in random.values()]
+        drawn = [
+            request.draw(row, self._starts, generator, self._promised)
+            for row, generator in zip(random, generators, strict=True)
+        ]
+        return dict(zip(random, self._core.reset(drawn, generators), strict=True)), random
+
+    def _commit(self, episodes: Sequence[Episode | None], random: Mapping[int, Randomness]) -> None:
+        self._episodes = list(episodes)
+        for row, one in random.items():
+            self._random[row] = one
+
+    # ---- small parts
+
+    @property
+    def _shown(self) -> tuple[Any, ...]:
+        return self.single_observation_space, self._core.output, self.render_mode and self._core.view.size
+
+    def _running(self) -> list[Episode]:
+        running = [episode for episode in self._episodes if episode is not None]
+        if len(running) < self.num_envs:
+            raise ResetNeeded("no episodes are running: call reset() first")
+        return running
+
+    def _randomness(self) -> list[Randomness]:
+        """Return every row's random numbers; those that were never asked for are seeded by the system."""
+        self._random = [Randomness.of(None) if one is None else one for one in self._random]
+        return [one for one in self._random if one is not None]
+
+    def _results(self, *arrays: np.ndarray) -> list[Any]:
+        """Return rewards, terminations and truncations in the env's kind of output."""
+        if self._core.output == "numpy":
+            return list(arrays)
+        import torch
+
+        tensors = [torch.from_numpy(array) for array in arrays]
+        return [(one.float() if one.is_floating_point() else one).to(self.world.device) for one in tensors]
+
+    def _labels(self, actions: Any) -> np.ndarray:
+        """Return the labels of all rows, int64 [N] or [N, 4]; those of rows that begin anew are checked as well."""
+        if hasattr(actions, "detach"):  # a tensor, which numpy takes from the host alone
+            actions = actions.detach().cpu().numpy()
+        assert self.action_space.shape is not None
+        return check_action(actions, self.action_space.shape)
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
+    return int(value)
+
+
+def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    known = AUTORESET_MODES | {one.value: one for one in AutoresetMode}  # Gymnasium's own names too
+    if isinstance(mode, AutoresetMode):
+        return mode
+    if not isinstance(mode, str) or mode not in known:
+        raise ValueError(f"unknown autoreset_mode {mode!r}: known are {', '.join(AUTORESET_MODES)}")
+    return known[mode]

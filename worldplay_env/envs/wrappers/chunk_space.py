@@ -1,0 +1,24 @@
+"""What the wrappers ask of an observation space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from worldplay_env.worlds.base import CHUNK_FRAMES
+
+
+def chunk_space(space: spaces.Space[Any]) -> spaces.Box | None:
+    """Return the space of a chunk observation's frames, (frames, H, W, 3) or (frames, 3, H, W); None of any other."""
+    part = space.spaces.get("observation") if isinstance(space, spaces.Dict) else space
+    if not isinstance(part, spaces.Box) or part.dtype != np.uint8 or len(part.shape) != 4:
+        return None
+    return part if 3 in (part.shape[1], part.shape[3]) else None
+
+
+def shows_every_frame(*observation_spaces: spaces.Space[Any]) -> bool:
+    """Return whether all of the spaces, the bare env's and what wrappers make of it, are of whole chunks."""
+    chunks = [chunk_space(space) for space in observation_spaces]
+    return all(chunk is not None and chunk.shape[0] == CHUNK_FRAMES for chunk in chunks)

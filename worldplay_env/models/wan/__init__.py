@@ -1,0 +1,1 @@
+"""What every Wan 2.2 model shares."""

@@ -1,0 +1,1 @@
+"""The transformer of HY-WorldPlay, its sampler and its memory."""

@@ -1,0 +1,219 @@
+"""Making one chunk in every lane, piece by piece, with what a screen wants to know about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from worldplay_env.worlds.base import (
+    CHUNK_FRAMES,
+    CHUNK_LATENTS,
+    FIRST_CHUNK_FRAMES,
+    Chunk,
+    Control,
+    Rollout,
+    Start,
+    World,
+)
+from worldplay_env.worlds.transfer import fetch
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the worlds that are played side by side.
+
+    Attributes:
+        name: What it is called on the screen.
+        load: Returns the world; called in the session's thread.
+        seed: Of its rollout.
+        start: Where it begins; None for where the session does.
+        uses_prompt: Whether it follows a new prompt.
+    """
+
+    name: str
+    load: Callable[[], World]
+    seed: int = 0
+    start: Start | None = None
+    uses_prompt: bool = True
+
+
+@dataclass(eq=False)
+class ChunkRecord:
+    """What one chunk was made from and how; poses and memory are those of each lane.
+
+    Attributes:
+        keys: The keys of its four latent frames.
+        pressed_at: When the earliest key that it answers went down; None if it answers none.
+        poses: float64 [4, 4, 4] camera-to-world matrices: where the camera was sent, and, once the chunk is made,
+            where it truly went.
+        memory: The past latent frames it was made from; none for a world that does not tell.
+        frames: Images made.
+        seconds: That making it took.
+        parts: Of those, by part.
+    """
+
+    keys: tuple[tuple[str, ...], ...]
+    pressed_at: float | None = None
+    poses: list[np.ndarray] = field(default_factory=list)
+    memory: list[np.ndarray] = field(default_factory=list)
+    frames: int = 0
+    seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place to go on from: the rollout of each lane, which nobody steps, and what it shows."""
+
+    rollouts: tuple[Rollout, ...]
+    pictures: tuple[np.ndarray, ...]
+
+    def fork(self) -> list[Rollout]:
+        """Return rollouts that go on from here."""
+        return [rollout.fork() for rollout in self.rollouts]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of each lane.
+
+    Attributes:
+        pictures: uint8 [height, width, 3] for each lane.
+        index: Its place in its chunk.
+        number: Its place in the rollout.
+        latent: The latent frame of the chunk that it belongs to, 0..3.
+        stride: Its chunk.
+        before: The moment before its chunk.
+    """
+
+    pictures: tuple[np.ndarray, ...]
+    index: int
+    number: int
+    latent: int
+    stride: ChunkRecord
+    before: Checkpoint
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that led to it."""
+        return self.stride.keys[self.latent]
+
+
+class ChunkJob:
+    """One chunk of every lane on its way; iterating makes it, and gives the frames of a latent frame at a time.
+
+    As a context manager it abandons what is not finished: a rollout whose chunk is broken off stays as it was.
+
+    Args:
+        worlds: Of each lane.
+        rollouts: Of each lane; they go one chunk on.
+        labels: The actions of the four latent frames.
+        prompt: The new prompt, or None.
+        stride: Filled in.
+        pictures: What is shown before the chunk, for each lane.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        worlds: Sequence[World],
+        rollouts: Sequence[Rollout],
+        labels: Sequence[int],
+        prompt: str | None,
+        stride: ChunkRecord,
+        pictures: tuple[np.ndarray, ...],
+        clock: Callable[[], float],
+    ) -> None:
+        self.began = clock()
+        self.stride = stride
+        self._worlds, self._rollouts, self._labels, self._prompt = worlds, rollouts, labels, prompt
+        self._pictures, self._clock = pictures, clock
+        self._streams: list[Iterator[Any]] = []
+        self._seconds = [0.0 for _ in worlds]
+
+    @property
+    def pictures(self) -> tuple[np.ndarray, ...]:
+        """The newest images made; before there are any, what is shown before the chunk."""
+        return self._pictures
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in self._streams:
+            if close := getattr(stream, "close", None):
+                close()
+
+    def __iter__(self) -> Iterator[list[Frame]]:
+        stride, number = self.stride, _first_number(self._rollouts[0].chunks)
+        if self._prompt is not None:
+            for rollout in self._rollouts:
+                rollout.set_prompt(self._prompt)
+        before = Checkpoint(tuple(rollout.fork() for rollout in self._rollouts), self._pictures)
+        for world, rollout in zip(self._worlds, self._rollouts, strict=True):
+            control = Control.of_labels(rollout.pose, self._labels, first=rollout.chunks == 0)
+            stride.poses.append(control.poses)
+            self._streams.append(iter(world.stream(rollout, control)))
+        for latent in range(CHUNK_LATENTS):
+            pieces = [self._next_piece(lane) for lane in range(len(self._streams))]
+            frames = [
+                Frame(pictures, stride.frames + place, number + stride.frames + place, latent, stride, before)
+                for place, pictures in enumerate(zip(*pieces, strict=True))
+            ]
+            stride.frames += len(frames)
+            self._pictures = frames[-1].pictures
+            if latent == CHUNK_LATENTS - 1:
+                self._finish()
+            yield frames
+
+    def _next_piece(self, lane: int) -> np.ndarray:
+        """Return the next frames of a lane, uint8 [1 or 4, height, width, 3]."""
+        began = time.perf_counter()
+        frames = fetch(next(self._streams[lane]))
+        self._seconds[lane] += time.perf_counter() - began
+        return frames
+
+    def _finish(self) -> None:
+        """Let the streams commit their chunks, and note what they tell of them."""
+        stride, memory = self.stride, []
+        for lane, rollout in enumerate(self._rollouts):
+            began = time.perf_counter()
+            chunk = _result(self._streams[lane])
+            self._seconds[lane] += time.perf_counter() - began
+            memory.append(chunk.memory if chunk else np.empty(0, dtype=np.int64))
+            for part, seconds in _parts(chunk, self._seconds[lane]).items():
+                stride.parts[part] = stride.parts.get(part, 0.0) + seconds
+            # Where something was in the way, a scene's camera is not where it was sent.
+            stride.poses[lane] = getattr(rollout, "poses", stride.poses[lane])
+        stride.memory, stride.seconds = memory, self._clock() - self.began
+
+
+def _first_number(chunks: int) -> int:
+    """Return the number in its rollout of the first image after so many chunks."""
+    return 0 if chunks == 0 else FIRST_CHUNK_FRAMES + (chunks - 1) * CHUNK_FRAMES
+
+
+def _result(stream: Iterator[Any]) -> Chunk | None:
+    """Take the end of a stream; return the chunk, if the world is one that tells."""
+    try:
+        next(stream)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError(f"a stream gave more than {CHUNK_LATENTS} latent frames")
+
+
+def _parts(chunk: Chunk | None, seconds: float) -> dict[str, float]:
+    """Split the seconds that a stream took by what its chunk tells; the rest went into decoding."""
+    timings = chunk.timings if chunk else {}
+    denoise = sum(value for part, value in timings.items() if part.startswith("denoise"))
+    if not denoise:
+        return {}
+    prefill = timings.get("prefill", 0.0) + timings.get("select", 0.0)
+    return {"prefill": prefill, "denoise": denoise, "decode": max(0.0, seconds - prefill - denoise)}

@@ -1,0 +1,1 @@
+"""What can be stepped: the interface of a world, and the worlds."""

@@ -1,0 +1,317 @@
+"""What a world is: the `World` and `Rollout` protocols, and the values that pass through them.
+
+A world turns cameras into video, one chunk at a time. The world models (`diffusion/`), the rendered scenes (`scene/`)
+and the test picture (`testcard.py`) implement it; the environments, the player and the rollout tool work over any
+of them.
+Nothing here needs torch until a world is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from worldplay_env.control.actions import motion_of
+from worldplay_env.control.camera import DEFAULT_INTRINSICS, check_poses, integrate, normalised_intrinsics_error
+from worldplay_env.summary import one_line
+
+if TYPE_CHECKING:
+    import torch
+
+
+CHUNK_LATENTS = 4
+"""Latent frames in a chunk: poses in a `Control`, and what one `step` generates."""
+FIRST_CHUNK_FRAMES = 13
+"""Images in chunk 0: latent frame 0 decodes to one image, each later one to four (spec section 1)."""
+CHUNK_FRAMES = 16
+"""Images in every later chunk."""
+
+Decode = bool | Literal["newest"]
+"""Which frames a step makes: all of its chunk, none, or the newest alone, which renderers make in less time."""
+
+MID_GREY = 128
+"""What every channel of the picture of a text-only start is."""
+MEMORY_LATENTS = 16
+"""The most past latent frames that a chunk is made from."""
+
+
+class WorldError(RuntimeError):
+    """A world could not make a chunk (non-finite output, no memory); its rollouts are as they were."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a rollout begins.
+
+    Attributes:
+        image: uint8 [height, width, 3] of any size (worlds scale and crop it to their own), or None for text only.
+        prompt: what the world looks like; may be empty.
+        pose: float64 [4, 4] camera-to-world matrix of latent frame 0.
+        name: what the picture is called in infos and records; nothing else depends on it.
+    """
+
+    image: np.ndarray | None = None
+    prompt: str = ""
+    pose: np.ndarray = field(default_factory=lambda: np.eye(4))
+    name: str = ""
+
+    __repr__ = one_line
+
+    def __post_init__(self) -> None:
+        check_prompt(self.prompt)
+        image = self.image
+        if image is not None and not (
+            isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        ):
+            what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(f"Start.image must be a uint8 array [height, width, 3], got {what}")
+        object.__setattr__(self, "pose", _frozen(self.pose, np.float64))
+        check_poses(self.pose[None])
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """The cameras of one chunk; it keeps its own, read-only copies of what it is given.
+
+    In chunk 0 the first pose is that of the start, and three are new; in every later chunk all four are new.
+
+    Attributes:
+        poses: float64 [4, 4, 4] camera-to-world matrices, one a latent frame.
+        labels: int64 [4] action labels 0..80 (spec section 3); 0 for the start.
+        intrinsics: float64 [4, 3, 3] normalised intrinsics (spec section 2).
+    """
+
+    poses: np.ndarray
+    labels: np.ndarray
+    intrinsics: np.ndarray = field(default_factory=lambda: np.broadcast_to(DEFAULT_INTRINSICS, (CHUNK_LATENTS, 3, 3)))
+
+    __repr__ = one_line
+
+    def __post_init__(self) -> None:
+        if np.shape(self.poses) != (CHUNK_LATENTS, 4, 4):
+            raise ValueError(f"a chunk has {CHUNK_LATENTS} poses of 4x4, got shape {np.shape(self.poses)}")
+        check_poses(self.poses)
+        labels = np.asarray(self.labels)
+        if labels.shape != (CHUNK_LATENTS,) or labels.dtype.kind not in "iu":
+            raise ValueError(f"a chunk has {CHUNK_LATENTS} integer labels, got {labels.dtype} {labels.shape}")
+        if labels.min() < 0 or labels.max() > 80:
+            raise ValueError(f"action labels are 0..80, got {labels.tolist()}")
+        if error := normalised_intrinsics_error(self.intrinsics, CHUNK_LATENTS):
+            raise ValueError(error)
+        object.__setattr__(self, "poses", _frozen(self.poses, np.float64))
+        object.__setattr__(self, "labels", _frozen(labels, np.int64))
+        object.__setattr__(self, "intrinsics", _frozen(self.intrinsics, np.float64))
+
+    @classmethod
+    def of_labels(cls, pose: np.ndarray, labels: Sequence[int] | np.ndarray, *, first: bool) -> Self:
+        """Return the next chunk's cameras for four actions, one a latent frame.
+
+        Args:
+            pose: Float64 [4, 4], the rollout's newest pose.
+            labels: Four labels 0..80. In chunk 0 the first one is ignored: that latent frame is the start.
+            first: Whether this is chunk 0.
+        """
+        labels = np.array(labels)  # a copy
+        if labels.dtype.kind not in "iu" or labels.shape != (CHUNK_LATENTS,):
+            raise ValueError(f"a chunk has {CHUNK_LATENTS} integer labels, got {labels.dtype} {labels.shape}")
+        if first:
+            labels[0] = 0
+        poses = integrate(pose, [motion_of(int(label)) for label in labels[int(first) :]])  # [4 or 5, 4, 4]
+        return cls(poses=poses[-CHUNK_LATENTS:], labels=labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """What one step made.
+
+    Attributes:
+        frames: uint8 [13 or 16, height, width, 3] on the world's device, in playing order; [1, height, width, 3] if
+            only the newest was asked for; None if not decoded.
+        latents: float32 [channels, 4, rows, columns] normalised latents; None for a world that has none.
+        poses: float64 [4, 4, 4], the camera-to-world matrices that the latent frames were really made from: the
+            control's, or in a world with walls where the camera truly went.
+        memory: int64 [K] sorted indices of the past latent frames the chunk was made from (K = 0, 4, 8, 12 or 16).
+        timings: seconds by part ("select", "prefill", "denoise", "decode", ...), of the call that made it.
+    """
+
+    frames: torch.Tensor | None
+    latents: torch.Tensor | None
+    poses: np.ndarray
+    memory: np.ndarray
+    timings: dict[str, float]
+
+    __repr__ = one_line
+
+
+@runtime_checkable
+class Rollout(Protocol):
+    """Everything that one running world needs to go on; made by `World.start` and changed by `World.step` alone."""
+
+    seed: int
+    """Chunk n's noise is a function of (seed, n)."""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt in force, for the chunks to come."""
+
+    @property
+    def chunks(self) -> int:
+        """Chunks made so far."""
+
+    @property
+    def pose(self) -> np.ndarray:
+        """Float64 [4, 4]: the newest camera-to-world matrix; the start's before the first step."""
+
+    @property
+    def picture(self) -> np.ndarray:
+        """Uint8 [height, width, 3]: the start as the world shows it; mid-grey if it has no image."""
+
+    @property
+    def start_latent(self) -> torch.Tensor | None:
+        """Float32 [channels, 1, rows, columns]: the start's latent frame (zeros if it has no image)."""
+
+    def set_prompt(self, prompt: str) -> None:
+        """Change the prompt for the chunks to come (a promptable event)."""
+
+    def fork(self, seed: int | None = None) -> Self:
+        """Return a rollout that goes on as this one would, or with other noise if given another seed."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the rollout to a safetensors file that `World.load_rollout` reads."""
+
+
+class World(Protocol):
+    """A model, renderer or picture that makes video from cameras, for any number of rollouts."""
+
+    name: str
+    weights: str
+    """Where the parameters came from: "random", "trained", a revision, "none" for a world without any."""
+    weights_hash: str | None = None
+    """Digest of the parameters' content and the sizes, 64 hexadecimal digits: equal for equal weights wherever their
+    files lie, and in every dtype and on every device; None for a world without weights."""
+    image_size: tuple[int, int]
+    """Height and width of a frame in pixels."""
+    fps: int
+    latent_shape: tuple[int, int, int, int] | None
+    """Channels, latent frames, rows, columns of a chunk's latents; None for a world that has none."""
+    device: torch.device
+    uses_picture: bool = True
+    """Whether rollouts begin from the start's picture; False for a world that has its own."""
+    uses_prompt: bool = True
+    """Whether what is shown follows the prompt as it is changed."""
+    loaded_by: dict[str, Any] | None = None
+    """The arguments of the `load` that returned this world, by which it is pickled; None if it was made otherwise."""
+
+    def start(self, start: Start, seed: int) -> Rollout:
+        """Begin a rollout."""
+
+    def step(
+        self,
+        rollouts: Sequence[Any],
+        controls: Sequence[Control],
+        *,
+        noise: torch.Tensor | None = None,
+        decode: Decode = True,
+    ) -> list[Chunk]:
+        """Make one chunk for every rollout, all of them or none.
+
+        Args:
+            rollouts: Distinct rollouts of this world, however far each has run.
+            controls: The cameras of each.
+            noise: Float32 [len(rollouts), *latent_shape] in place of the rollouts' own noise.
+            decode: Which frames to make; a rollout may skip decoding and go on without it.
+
+        Raises:
+            WorldError: The output was not finite or memory ran out; every rollout is as it was before.
+        """
+
+    def stream(self, rollout: Any, control: Control) -> Generator[torch.Tensor, None, Chunk]:
+        """Make one chunk and yield its frames as they are decoded: uint8 [1 or 4, height, width, 3].
+
+        Together they are the `frames` that `step` would give, to float tolerance (of a model in float32 a grey level,
+        in bfloat16 three). The chunk is committed when the last of them are handed out; the generator returns it.
+        """
+
+    def load_rollout(self, path: str | Path) -> Rollout:
+        """Read a rollout that `Rollout.save` wrote."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the world itself: copies of an env, or of the spec it was made from, share its weights."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what the world was loaded by, not its weights."""
+        if self.loaded_by is None:
+            raise TypeError(f"only a world that load() returned can be pickled, by its arguments; got {self!r}")
+        from worldplay_env.worlds.registry import reload_world
+
+        return reload_world, (self.loaded_by,)
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """What is known of a world before it is loaded; attributes as in `World`."""
+
+    image_size: tuple[int, int]
+    latent_shape: tuple[int, int, int, int] | None
+    fps: int
+    uses_picture: bool = True
+    uses_prompt: bool = True
+
+
+def check_prompt(prompt: str) -> str:
+    """Return a prompt, or raise TypeError if it is no string."""
+    if not isinstance(prompt, str):
+        raise TypeError(f"the prompt must be a string, got {type(prompt).__name__}: {prompt!r}")
+    return prompt
+
+
+def check_seed(seed: int) -> int:
+    """Return a rollout's seed, or raise ValueError if it is not a whole number of 0 or more."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"a seed is a whole number of 0 or more, got {seed!r}")
+    return int(seed)
+
+
+def check_batch(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
+    """Raise ValueError or TypeError unless `World.step` can take these arguments (see there)."""
+    if len(controls) != len(rollouts):
+        raise ValueError(f"every rollout needs one control: got {len(rollouts)} rollouts, {len(controls)} controls")
+    if len({id(rollout) for rollout in rollouts}) != len(rollouts):
+        raise ValueError("a rollout is given twice in one step: fork it to go two ways from it")
+    for rollout, control in zip(rollouts, controls, strict=True):
+        if not isinstance(control, Control):
+            raise TypeError(f"a control is a Control, got {type(control).__name__}: {control!r}")
+        if rollout.chunks == 0 and not np.allclose(control.poses[0], rollout.pose, atol=1e-4):
+            raise ValueError(
+                "the first pose of chunk 0 must be the start's own: give Start(pose=...) the one that the path begins"
+                f" with; the start is at {rollout.pose[:3, 3]}, the path at {control.poses[0, :3, 3]}"
+            )
+    expected = (len(rollouts), *(world.latent_shape or ()))
+    if noise is not None and (isinstance(noise, np.ndarray) or tuple(noise.shape) != expected):
+        what = type(noise).__name__ if isinstance(noise, np.ndarray) else tuple(noise.shape)
+        raise ValueError(f"noise must be a tensor of shape {expected}, got {what}")
+
+
+def check_step(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
+    """Raise as `check_batch` does, or ValueError for a rollout whose `world` is another one."""
+    check_batch(world, rollouts, controls, noise)
+    if strangers := [rollout for rollout in rollouts if getattr(rollout, "world", None) is not world]:
+        raise ValueError(f"{strangers[0]!r} is not a rollout of this world: use what its start() returned")
+
+
+def check_streamed(rollout: Rollout, chunks: int) -> None:
+    """Raise WorldError unless a rollout that is being streamed still has as many chunks as when that began."""
+    if rollout.chunks != chunks:
+        raise WorldError("the rollout was stepped while its chunk was streamed: finish a stream before the next step")
+
+
+def _frozen(array: Any, dtype: Any) -> np.ndarray:
+    """Return a read-only copy."""
+    copy = np.array(array, dtype=dtype)
+    copy.flags.writeable = False
+    return copy
