@@ -68,6 +68,7 @@ def test_the_environments_work_with_the_oldest_versions_asked_for(tmp_path: Path
     python, site = make_venv(tmp_path / "venv")
     # Torch is the one that is here, which is too large to fetch for a test.
     link(site, ["torch", "pytest", "hypothesis", "pip"])
+    (site / "package.pth").write_text(f"{ROOT}\n")  # for the programs that tests start, too
     oldest = [
         f"{requirement.name}=={re.search('>=([0-9.]+)', str(requirement.specifier))[1]}"  # type: ignore[index]
         for requirement in map(Requirement, PROJECT["dependencies"])
@@ -84,5 +85,5 @@ def test_the_environments_work_with_the_oldest_versions_asked_for(tmp_path: Path
         for name in ("test_import.py", "envs/wrappers/test_wrappers.py", "envs/test_env.py")
     ]
     options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
-    program = f"import sys, pytest; sys.path.insert(0, {str(ROOT)!r}); sys.exit(pytest.main({[*options, *tests]}))"
+    program = f"import sys, pytest; sys.exit(pytest.main({[*options, *tests]}))"
     assert "passed" in run(python, "-c", program, cwd=ROOT)

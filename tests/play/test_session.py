@@ -243,6 +243,7 @@ def test_closing_leaves_no_thread_in_any_state(clock: FakeClock, state: str) -> 
     if state not in ("loading", "first chunk"):
         world.leave.release(6)
         show(session, clock, 13 + 4)
+        until(lambda: world.asked == 7)
     if state == "paused":
         session.pause(True)
     if state == "failed":

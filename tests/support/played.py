@@ -38,11 +38,14 @@ class GatedTestcard(Testcard):
         super().__init__(SIZE)
         self.leave = threading.Semaphore(0)
         self.begun = 0
+        self.asked = 0
+        """How often it asked."""
         self.failure: Exception | None = None
 
     def stream(self, rollout: Any, control: Control) -> Iterator[torch.Tensor]:
         self.begun += 1
         for piece in super().stream(rollout, control):
+            self.asked += 1
             assert self.leave.acquire(timeout=PATIENCE)
             if self.failure is not None:
                 raise self.failure

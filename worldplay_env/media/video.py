@@ -176,10 +176,11 @@ class FilmWriter:
         if self._encoder is None:
             self._encoder = _Encoder(self.partial, kind, padded.shape[1:3], self.fps, self.scale, self.resample)
             self._size = size
-        if not self._encoder.write(padded.tobytes()):
-            self._finish()
-            raise FilmError(f"writing {self.path} failed: the encoder stopped early")
-        self.frames += len(frames)
+        for frame in padded:  # one at a time: an interruption leaves whole frames, and they are counted
+            if not self._encoder.write(frame.tobytes()):
+                self._finish()
+                raise FilmError(f"writing {self.path} failed: the encoder stopped early")
+            self.frames += 1
 
     def close(self) -> None:
         """Finish the film and give it its name; without a single frame there is none. Closing twice is fine."""
