@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from worldplay_env.media.files import replacing
-from worldplay_env.media.video import _as_frames
+from worldplay_env.media.video import as_frames
 
 TILE_WIDTH = 320
 """Pixels of a frame on a contact sheet: enough to see what is going on."""
@@ -40,7 +40,7 @@ class ContactSheet:
 
     def add(self, frames: np.ndarray) -> None:
         """Take uint8 [height, width, 3] or [N, height, width, 3] as the frames that follow."""
-        for frame in _as_frames(frames):
+        for frame in as_frames(frames):
             if self._seen % self._step == 0:
                 self._kept[self._seen] = _thumbnail(frame, self._tile_width)
                 if len(self._kept) > 4 * self._tiles:

@@ -1,4 +1,4 @@
-"""Films and contact sheets: what a rollout, a recording or a played session leaves on disk.
+"""Films: what a rollout, a recording or a played session leaves on disk.
 
 Frames go to the encoder as they come, so a film of any length costs the memory of one frame. Files appear under their
 name only when they are complete.
@@ -46,7 +46,7 @@ class FilmError(RuntimeError):
     """The encoder could not write a film."""
 
 
-def _as_frames(frames: np.ndarray) -> np.ndarray:
+def as_frames(frames: np.ndarray) -> np.ndarray:
     """Return `frames` as [N, height, width, 3], or raise ValueError."""
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3 or 0 in frames.shape[-3:]:
@@ -159,7 +159,7 @@ class FilmWriter:
             ValueError: Frames of another type, shape or size, or a film that has been closed.
             FilmError: The encoder failed, with its own message; what it wrote before stays as `self.partial`.
         """
-        frames = _as_frames(frames)
+        frames = as_frames(frames)
         size = (frames.shape[1], frames.shape[2])
         if not self._open:
             raise ValueError(f"the film {self.path} is closed")

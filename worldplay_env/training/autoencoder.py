@@ -105,9 +105,7 @@ def train(options: AutoencoderOptions) -> Run[DepthAutoencoder]:
     autoencoder = model.autoencoder
     before = checkpoint.averages(options.begin_with) if options.begin_with is not None else None
     if before is not None:
-        known = checkpoint.without_critic(before.averages)
-        untrained = {name: value for name, value in model.named_parameters() if name.startswith("critic.")}
-        checkpoint.fill(model, known | untrained)
+        checkpoint.fill_networks(model, before.averages)
         for part in (autoencoder.encoder, autoencoder.quant_conv, model.depth):
             part.requires_grad_(False)
     run = Run(options, model, Optimiser(model, is_inside))

@@ -35,6 +35,7 @@ from worldplay_env.weights.files import CheckpointError
 SHARD_BYTES = 63 * 2**18
 """Most tensor bytes in a file: 15.75 MiB, which leaves room for its header."""
 
+_CRITIC = "critic."
 _TEMPORARY = ".step-"
 _ABANDONED = 3600.0
 """Seconds after which a checkpoint that is not complete is taken for one that never will be."""
@@ -152,7 +153,17 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def without_critic(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of networks without those of the critic that may have been trained with them."""
-    return {name: value for name, value in tensors.items() if not name.startswith("critic.")}
+    return {name: value for name, value in tensors.items() if not name.startswith(_CRITIC)}
+
+
+def fill_networks(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's tensors to a module's parameters; those of a critic, which judges anew, stay as they are.
+
+    Raises:
+        CheckpointError: As in `fill`.
+    """
+    own = {name: value for name, value in module.named_parameters() if name.startswith(_CRITIC)}
+    fill(module, without_critic(tensors) | own)
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -110,7 +110,7 @@ class DiagnoseOptions:
         dtype = compute_dtype(device)
         autoencoder = trained_autoencoder(self.autoencoder, device, dtype)
         networks = fresh(TINY_V1, 0, device).requires_grad_(False)
-        checkpoint.fill(networks, checkpoint.without_critic(checkpoint.averages(self.dreamer).averages))
+        checkpoint.fill_networks(networks, checkpoint.averages(self.dreamer).averages)
         size, seeds = TINY_V1.image_size, range(HELD_OUT_PATHS, HELD_OUT_PATHS + self.held_out)
         with plans(seeds, self.chunks, size, second=float(self.second)) as planned:
             paths = render_paths(planned, autoencoder, TINY_V1.text, size, keep_frames=True)

@@ -127,9 +127,7 @@ def train(options: DistillOptions) -> Run[Networks]:
     begins = not checkpoint.exists(options.folder)
     if begins:
         before = checkpoint.averages(options.transformer)
-        known = checkpoint.without_critic(before.averages)
-        untrained = {name: value for name, value in dreamer.named_parameters() if name.startswith("critic.")}
-        checkpoint.fill(dreamer, known | untrained)
+        checkpoint.fill_networks(dreamer, before.averages)
     run = Run(options, dreamer, Optimiser(dreamer, is_inside))
     if begins:
         run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
@@ -163,7 +161,7 @@ def train(options: DistillOptions) -> Run[Networks]:
                 rollouts.commit(run.update(own, coming)["made"])
         if run.report_is_due():
             report(run, autoencoder, held_out, options.chunks)
-    if run.is_first:
+    if run.last_report_is_due():
         report(run, autoencoder, held_out, options.chunks)
     run.save()
     return run
