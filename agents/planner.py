@@ -26,15 +26,7 @@ import tyro
 from torch import Tensor
 
 import worldplay_env
-
-WALK_AND_TURN = tuple(
-    worldplay_env.action_label(translation, rotation)
-    for translation in (0, 1, 2)  # none, forward, back
-    for rotation in (0, 1, 2)  # none, yaw right, yaw left
-    if translation or rotation
-)
-"""Eight of the 81 labels: enough to come to any place on a floor and to face any way there."""
-
+from common import WALK_AND_TURN, AnyEnv, describe_action, film_episode, single_spaces
 
 Way = tuple[int, tuple[int, ...]]
 """A row of the batch, and the indices of the labels taken from there."""
@@ -89,7 +81,7 @@ class PlannerAgent:
 
     def __init__(
         self,
-        env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
+        env: AnyEnv,
         search: Search = DEFAULT,
         seed: int = 0,
         world: worldplay_env.World | None = None,
@@ -97,12 +89,11 @@ class PlannerAgent:
         inner: Any = env.unwrapped
         self.env, self.batched = inner, isinstance(inner, gym.vector.VectorEnv)
         self.search, self.imagined = search, world
-        space = inner.single_observation_space if self.batched else inner.observation_space
+        actions, space = single_spaces(env)
         if not isinstance(space, gym.spaces.Dict) or "goal" not in space.spaces:
             raise ValueError(
                 f'the planner is told where to go by a goal: make the env with task="reach", got {space}'
             )
-        actions = inner.single_action_space if self.batched else inner.action_space
         if not isinstance(actions, gym.spaces.Discrete):
             raise ValueError(f"the planner takes one action a chunk, got {actions}")
         shape = space["goal"].shape
@@ -265,18 +256,9 @@ def main() -> None:
     args = tyro.cli(Args, description=Args.__doc__)
     env = gym.make("WorldPlay/Reach-v0", world=args.world, observation="chunk")
     agent = PlannerAgent(env, seed=args.seed)
-    obs, info = env.reset(seed=args.seed)
-    with worldplay_env.FilmWriter(args.out, env.get_wrapper_attr("fps")) as film:
-        for step in range(args.steps):
-            action = agent.act(obs, info)
-            obs, _, terminated, truncated, info = env.step(action)
-            frames = obs["observation"][-info["new_frames"] :]
-            film.write(np.concatenate([frames, np.broadcast_to(obs["goal"], frames.shape)], axis=2))
-            print(f"step {step}: {worldplay_env.action_name(action)}{', and is there' if terminated else ''}")
-            if terminated or truncated:
-                break
-    env.close()
-    print(args.out)
+    film_episode(
+        env, agent, seed=args.seed, steps=args.steps, path=args.out, describe=describe_action, beside_goal=True
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An agent that takes any action, each as likely as another: the least that an agent is.
+"""An agent that takes any action, each as likely as another: a baseline.
 
 python agents/random_agent.py --steps 8
 """
@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import gymnasium as gym
 import tyro
 
-import worldplay_env
+from common import describe_action, film_episode
 
 
 class RandomAgent:
@@ -34,7 +34,7 @@ class RandomAgent:
         self.actions.seed(seed)
 
     def act(self, obs: Any, info: dict[str, Any]) -> Any:
-        """Return the next action; neither what is seen nor what is known matters to it."""
+        """Return the next action; observation and info are ignored."""
         return self.actions.sample()
 
 
@@ -57,18 +57,7 @@ def main() -> None:
     args = tyro.cli(Args, description=Args.__doc__)
     env = gym.make(args.env, observation="chunk")
     agent = RandomAgent(env, args.seed)
-    obs, info = env.reset(seed=args.seed)
-    with worldplay_env.FilmWriter(args.out, env.get_wrapper_attr("fps")) as film:
-        for step in range(args.steps):
-            action = agent.act(obs, info)
-            obs, _, terminated, truncated, info = env.step(action)
-            frames = obs["observation"] if isinstance(obs, dict) else obs  # beside the goal, if there is a task
-            film.write(frames[-info["new_frames"] :])
-            print(f"step {step}: {worldplay_env.action_name(int(action))}")
-            if terminated or truncated:
-                break
-    env.close()
-    print(args.out)
+    film_episode(env, agent, seed=args.seed, steps=args.steps, path=args.out, describe=describe_action)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 import worldplay_env
+from common import film_episode
 
 
 class ScriptedAgent:
@@ -91,18 +92,12 @@ def main() -> None:
     args = tyro.cli(Args, description=Args.__doc__)
     env = gym.make(args.env, actions=args.actions, observation="chunk")
     agent = ScriptedAgent(env, args.pose)
-    obs, info = env.reset(seed=args.seed)
-    with worldplay_env.FilmWriter(args.out, env.get_wrapper_attr("fps")) as film:
-        for step in range(len(agent)):
-            obs, _, terminated, truncated, info = env.step(agent.act(obs, info))
-            frames = obs["observation"] if isinstance(obs, dict) else obs  # beside the goal, if there is a task
-            film.write(frames[-info["new_frames"] :])
-            x, y, z = info["poses"][-1][:3, 3]
-            print(f"step {step}: camera at {x:+.2f} {y:+.2f} {z:+.2f}")
-            if terminated or truncated:
-                break
-    env.close()
-    print(args.out)
+    film_episode(env, agent, seed=args.seed, steps=len(agent), path=args.out, describe=_describe_camera)
+
+
+def _describe_camera(action: Any, info: dict[str, Any]) -> str:
+    x, y, z = info["poses"][-1][:3, 3]
+    return f"camera at {x:+.2f} {y:+.2f} {z:+.2f}"
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 
 import worldplay_env
+from common import AnyEnv, describe_action, film_episode, single_spaces
 
 
 class TowardGoalAgent:
@@ -37,13 +38,11 @@ class TowardGoalAgent:
 
     def __init__(
         self,
-        env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
+        env: AnyEnv,
         labels: tuple[int, ...] = tuple(range(worldplay_env.NUM_ACTIONS)),
     ) -> None:
-        inner: Any = env.unwrapped
-        self.batched = isinstance(inner, gym.vector.VectorEnv)
-        actions = inner.single_action_space if self.batched else inner.action_space
-        space = inner.single_observation_space if self.batched else inner.observation_space
+        self.batched = isinstance(env.unwrapped, gym.vector.VectorEnv)
+        actions, space = single_spaces(env)
         if not isinstance(actions, gym.spaces.Discrete) or not isinstance(space, gym.spaces.Dict):
             raise ValueError(f"the env needs a task and one action a chunk, got {actions} and {space}")
         self.labels = np.array(labels)
@@ -89,18 +88,9 @@ def main() -> None:
     args = tyro.cli(Args, description=Args.__doc__)
     env = gym.make("WorldPlay/Reach-v0", world=args.world, observation="chunk")
     agent = TowardGoalAgent(env)
-    obs, info = env.reset(seed=args.seed)
-    with worldplay_env.FilmWriter(args.out, env.get_wrapper_attr("fps")) as film:
-        for step in range(args.steps):
-            action = agent.act(obs, info)
-            obs, _, terminated, truncated, info = env.step(action)
-            frames = obs["observation"][-info["new_frames"] :]
-            film.write(np.concatenate([frames, np.broadcast_to(obs["goal"], frames.shape)], axis=2))
-            print(f"step {step}: {worldplay_env.action_name(action)}{', and is there' if terminated else ''}")
-            if terminated or truncated:
-                break
-    env.close()
-    print(args.out)
+    film_episode(
+        env, agent, seed=args.seed, steps=args.steps, path=args.out, describe=describe_action, beside_goal=True
+    )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""Train PPO to come to the place that a picture shows, in a dream, and see what that is worth in the true world.
+"""Train PPO on Reach in a world model, and evaluate it there and in the true scenes.
 
     python examples/train_ppo.py                                                       # in tiny, best on a GPU
     python examples/train_ppo.py --world scene --size 24 40 --seeds 3 --steps 20_480   # in the true scenes, on a CPU
 
-The agent learns from starts in some scenes and is evaluated from others, beside agents that act at random, that are
-told the goal's pose, and that plan. A run that was stopped goes on when the same command is given again,
-evaluation too.
+Training and evaluation start in different scenes. The baselines act at random, follow the goal's pose, or plan. The
+same command resumes an interrupted run, training and evaluation alike.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,18 +30,19 @@ import worldplay_env
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "agents"), str(Path(__file__).resolve().parent)]
 
-from planner import PlannerAgent, Search  # noqa: E402
-from ppo import BUDGET, PPOAgent, Settings  # noqa: E402
-from random_agent import RandomAgent  # noqa: E402
 from reach_report import AmongAgent, Rates, Results, scene_starts, success_rate, write_report  # noqa: E402
+
+from planner import PlannerAgent, Search  # noqa: E402
+from ppo import BUDGET, OLD_NAMES, PPOAgent, Settings  # noqa: E402
+from random_agent import RandomAgent  # noqa: E402
 from toward_goal import TowardGoalAgent  # noqa: E402
 
 HELD_OUT = 900_000
-"""The first scene that no dream was trained on."""
+"""The first held-out scene: no world model was trained on it or on later ones."""
 PLANNER_EPISODES = 8
-"""Episodes that the planner is given for each seed: each of its steps imagines hundreds of others."""
-EPISODES_APART = 10_000
-"""Between the seeds of the episodes that agents of two seeds are evaluated in."""
+"""Evaluation episodes of the planner for each seed; each of its steps imagines hundreds of others."""
+SEED_STRIDE = 10_000
+"""From the evaluation seeds of one agent to those of the next."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +50,25 @@ class Args:
     """Train PPO on Reach, evaluate it beside other agents, and write the curve and the table."""
 
     world: str = "tiny"
-    """What to learn in: a name that `worldplay_env.load` knows, or a folder of weights."""
+    """Training world: a name, as in `worldplay_env.load`, or a folder of weights."""
     size: tuple[int, int] = (48, 80)
-    """Height and width of the pictures that PPO sees; also what scenes are rendered at when it learns in them."""
+    """Height and width of PPO's pictures; scenes are rendered at this size too when PPO is trained in them."""
     steps: int = BUDGET
-    """Budget of each seed, of all its worlds together."""
+    """Step budget of each seed, of all its worlds together."""
     minutes: float = float("inf")
-    """Of training, all seeds together; the time left is shared by the seeds left."""
+    """Time limit of training, all seeds together; the remaining seeds share the remaining time."""
     seeds: int = 5
-    """Agents that are trained and evaluated, to see how far they differ."""
+    """Agents to train and evaluate."""
     num_envs: int = 64
     """Worlds in one batch."""
     scenes: int = 256
-    """Different scenes to start in, for training, and others for the evaluation."""
+    """Number of training scenes, and of evaluation scenes."""
     episodes: int = 64
-    """Held-out episodes that every agent is evaluated in, for each seed."""
+    """Held-out evaluation episodes of every agent, for each seed."""
     planner_episodes: int = PLANNER_EPISODES
-    """How many the planner is given, which is slow; 0 leaves it out."""
+    """The same for the planner, which is slow; 0 leaves it out."""
     short_goals: tuple[int, int] = (2, 2)
-    """The fewest and the most held actions that goals are away where PPO and planner meet on short ones too."""
+    """Fewest and most held actions to a goal, in the evaluation of PPO and planner on short goals."""
     device: str | None = None
     """Of worlds and network; by default a GPU where there is one."""
     settings: Settings = field(default_factory=Settings)
@@ -81,7 +83,7 @@ class Args:
 
 def main() -> None:
     """Train, evaluate, report."""
-    args = tyro.cli(Args, description=Args.__doc__)
+    args = tyro.cli(Args, description=Args.__doc__, args=rename_old_flags(sys.argv[1:]))
     world = load_world(args, args.world)
     histories = train(args, world)
     results = evaluate(args, world, [len(history) for history in histories])
@@ -89,8 +91,17 @@ def main() -> None:
     print(write_report(args.folder, results, histories, settings))
 
 
+def rename_old_flags(arguments: Sequence[str]) -> list[str]:
+    """Return command-line arguments with the current names of the flags of version 0.1."""
+
+    def rename(flag: re.Match[str]) -> str:
+        return f"--settings.{OLD_NAMES.get(flag[1], flag[1])}"
+
+    return [re.sub(r"^--settings\.(\w+)(?==|$)", rename, argument) for argument in arguments]
+
+
 def load_world(args: Args, name: str) -> worldplay_env.World:
-    """Return a world; one without weights at the size of the agent's pictures, since more of it would not be seen."""
+    """Return a world; one without a model is loaded at the size of the agent's pictures."""
     world = worldplay_env.load(name, device=args.device)
     if world.weights != "none":
         return world
@@ -105,24 +116,24 @@ def make(world: worldplay_env.World, count: int, starts: Any, **shown: Any) -> A
 
 
 def for_ppo(args: Args) -> dict[str, Any]:
-    """Return what an env shows the trained agent, whatever its world."""
+    """Return the observation arguments of PPO's envs."""
     return {"size": args.size, "channel_first": True, "output": "torch"}
 
 
 def for_planner(args: Args, world: worldplay_env.World) -> worldplay_env.World:
-    """Return the world that the planner acts in: one without weights at the size at which it compares pictures."""
+    """Return the planner's world; one without a model is loaded at the size of the planner's comparisons."""
     if world.weights != "none":
         return world
     return worldplay_env.load(world.name, device=args.device, image_size=args.search.picture)
 
 
 def checkpoint(args: Args, seed: int) -> Path:
-    """Return the file that the agent of a seed is kept in."""
+    """Return the checkpoint of a seed's agent."""
     return args.folder / f"seed-{seed}" / "ppo.pt"
 
 
 def train(args: Args, world: worldplay_env.World) -> list[list[dict[str, float]]]:
-    """Train an agent for each seed, or go on with it; return their histories."""
+    """Train an agent for each seed, or resume it; return their histories."""
     starts = scene_starts(world.name, range(args.scenes))
     env = make(world, args.num_envs, starts, **for_ppo(args))
     histories, end = [], time.perf_counter() + 60 * args.minutes
@@ -133,7 +144,7 @@ def train(args: Args, world: worldplay_env.World) -> list[list[dict[str, float]]
             agent.restore(path)
         share = (end - time.perf_counter()) / 60 / (args.seeds - seed)
         agent.learn(
-            args.steps, minutes=share, folder=path.parent, events=args.tensorboard, report=partial(_say, seed)
+            args.steps, minutes=share, folder=path.parent, events=args.tensorboard, report=partial(_print, seed)
         )
         histories.append(agent.history)
     env.close()
@@ -141,12 +152,12 @@ def train(args: Args, world: worldplay_env.World) -> list[list[dict[str, float]]
 
 
 def evaluate(args: Args, world: worldplay_env.World, updates: list[int]) -> Results:
-    """Return every agent's success rates from held-out starts, in the world it learned in and in the true one.
+    """Return every agent's success rates from held-out starts, in the training world and in the true scenes.
 
     Args:
         args: Of the run.
-        world: What was learned in.
-        updates: How many each seed's agent has learned from.
+        world: The training world.
+        updates: Number of updates of each seed's agent.
     """
     worlds = [world] if world.weights == "none" else [world, load_world(args, "scene")]
     results: Results = {}
@@ -156,7 +167,7 @@ def evaluate(args: Args, world: worldplay_env.World, updates: list[int]) -> Resu
         for seed in range(args.seeds):
             for agent, (make_agent, make_env) in contenders(args, world, place, starts, seed).items():
                 name = f"seed {seed} after {updates[seed]} updates, {place.name}, {agent}"
-                rate = rates.of(name, partial(success_rate, make_agent, make_env, seed * EPISODES_APART))
+                rate = rates.of(name, partial(success_rate, make_agent, make_env, seed * SEED_STRIDE))
                 results.setdefault(agent, {}).setdefault(place.name, []).append(rate)
                 print(f"{name}: {rate:.0%}", flush=True)
     return results
@@ -165,7 +176,7 @@ def evaluate(args: Args, world: worldplay_env.World, updates: list[int]) -> Resu
 def contenders(
     args: Args, world: worldplay_env.World, place: worldplay_env.World, starts: Any, seed: int
 ) -> dict[str, tuple[Any, Any]]:
-    """Return the agents that are evaluated in a place, by name: what makes each, and what makes the env it sees."""
+    """Return the agents to evaluate in a world, by name: a factory of the agent and one of its env."""
     labels = args.settings.labels
     plain = partial(make, place, args.episodes, starts, size=args.size)
     agents = {
@@ -180,19 +191,19 @@ def contenders(
     shown = {} if place.weights == "none" else {"observation": "latent"}
     agents["planner"] = planner, partial(make, for_planner(args, place), args.planner_episodes, starts, **shown)
     if place is not world:
-        full = worldplay_env.load(place.name, device=args.device)  # a dream begins from pictures of its own size
-        dreamer = partial(planner, world=world)
-        agents[f"planner, imagining in {world.name}"] = dreamer, partial(make, full, args.planner_episodes, starts)
+        full = worldplay_env.load(place.name, device=args.device)  # a model starts from pictures of its own size
+        imagining = partial(planner, world=world)
+        agents[f"planner, imagining in {world.name}"] = imagining, partial(make, full, args.planner_episodes, starts)
     near = {"task": {"chunks": args.short_goals}}
     rivals = [name for name in agents if name.startswith(("PPO", "planner"))]
     agents |= {f"{name}, short goals": (agents[name][0], partial(agents[name][1], **near)) for name in rivals}
     return agents
 
 
-def _say(seed: int, figures: dict[str, float]) -> None:
-    """Print a line of figures for an update."""
+def _print(seed: int, metrics: dict[str, float]) -> None:
+    """Print the main metrics of an update."""
     shown = ("steps", "success", "reward", "entropy", "steps_per_second")
-    print(f"seed {seed}: " + ", ".join(f"{name} {figures[name]:.4g}" for name in shown), flush=True)
+    print(f"seed {seed}: " + ", ".join(f"{name} {metrics[name]:.4g}" for name in shown), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ def run_script(script: str, *arguments: str, folder: Path) -> subprocess.Complet
 
 
 def load_script(script: str) -> ModuleType:
-    """Import a script of the repository, which is not part of the package."""
+    """Import a script of the repository, its folder on the path as when it is run."""
     path = ROOT / script
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
