@@ -24,7 +24,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from worldplay_env.cli import fail
+from worldplay_env.cli import WorldArgs, fail
 from worldplay_env.media.files import write_json
 from worldplay_env.models.flops import chunk_operations, encode_operations
 from worldplay_env.models.wan.autoencoder import uint8_to_pixels
@@ -49,17 +49,11 @@ WARM_UP = 2
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(WorldArgs):
     """Measure the parts of a chunk of a world model: medians, peak memory, operations and their rate."""
 
     world: str = "tiny"
     """"tiny", "wan-5b", or a folder of weights."""
-    weights: str | None = None
-    """"random" for seeded random parameters of the same sizes, without a download. By default the world's own."""
-    device: str | None = None
-    """A torch device. By default "cuda" where there is one, else "cpu"."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16. By default bfloat16 on a GPU and float32 on a CPU."""
     age: int = 20
     """Chunks that the rollouts have behind them: a wandering path, with random latents in place of dreamt ones. From
     5 on, memory is full and chosen by overlap."""
@@ -69,10 +63,6 @@ class Args:
     """How often the chunk is made and measured."""
     json: Path | None = None
     """Where to write everything as JSON as well."""
-    revision: str | None = None
-    """The hub's commit or tag of weights that have to be downloaded."""
-    accept_license: bool = False
-    """Agree to the licence of weights that have to be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -258,14 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = tyro.cli(Args, prog="python -m worldplay_env.bench", args=arguments)
     try:
         _check(args)
-        world = load(
-            args.world,
-            device=args.device,
-            dtype=args.dtype,
-            weights=args.weights,
-            revision=args.revision,
-            accept_license=args.accept_license,
-        )
+        world = load(args.world, **args.load_options())
         if not isinstance(world, DreamWorld):
             raise ValueError(f"only world models can be measured, and {args.world!r} has no model")
     except (ValueError, OSError, RuntimeError) as error:

@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from worldplay_env.cli import fail, in_words
+from worldplay_env.cli import WorldArgs, fail, in_words
 from worldplay_env.control.trajectory import Trajectory, load_trajectory
 from worldplay_env.envs.starts import choose_start, unused_prompt
 from worldplay_env.media.contact_sheet import ContactSheet
@@ -36,11 +36,9 @@ FRAMES_PER_LATENT = 4
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(WorldArgs):
     """Roll a world out along a camera path, and write the film, a contact sheet and a JSON record."""
 
-    world: str = "tiny"
-    """"tiny", "wan-5b", "scene", "testcard", or a folder of weights."""
     image: str | None = None
     """The picture to start from: the path of one, or the name of a bundled one (courtyard, room, street, snow, dusk,
     night); "none" starts from the prompt alone. By default the courtyard."""
@@ -59,18 +57,8 @@ class Args:
     1."""
     resample: Resample = "lanczos"
     """How the film is enlarged: lanczos is smooth, nearest shows the world's own pixels as squares."""
-    device: str | None = None
-    """A torch device. By default "cuda" where there is one, else "cpu"."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16. By default bfloat16 on a GPU and float32 on a CPU."""
-    weights: str | None = None
-    """"random" for seeded random parameters, without a download. By default the world's own."""
     fps: float | None = None
     """Frames per second of playback. By default the world's, 16."""
-    revision: str | None = None
-    """The hub's commit or tag of weights that have to be downloaded."""
-    accept_license: bool = False
-    """Agree to the licence of weights that have to be downloaded."""
 
 
 def chunk_controls(trajectory: Trajectory) -> list[Control]:
@@ -178,14 +166,7 @@ class _NoWorld(Exception):  # noqa: N818 (not an error of its own: the reason is
 
 def _load_world(args: Args) -> World:
     try:
-        return load(
-            args.world,
-            device=args.device,
-            dtype=args.dtype,
-            weights=args.weights,
-            revision=args.revision,
-            accept_license=args.accept_license,
-        )
+        return load(args.world, **args.load_options())
     except (ValueError, OSError, RuntimeError) as error:  # a name, a licence, a download, no memory
         raise _NoWorld(in_words(error)) from error
 

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 import tyro
 
-from worldplay_env.cli import fail
+from worldplay_env.cli import WorldArgs, fail
 from worldplay_env.evaluate.run import evaluate, facts_of
 from worldplay_env.evaluate.table import as_text
 from worldplay_env.media.files import write_json
@@ -35,7 +35,7 @@ QUICK_SCENES = 3
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(WorldArgs):
     """Measure a world against the true scenes, and write a table, strips and a curve."""
 
     world: str = "tiny"
@@ -48,14 +48,6 @@ class Args:
     """The folder to write to. By default outputs/evaluation-NAME-OF-THE-WORLD."""
     batch: int = 8
     """Rollouts that are stepped together, and scenes that are evaluated together."""
-    device: str | None = None
-    """A torch device. By default "cuda" where there is one, else "cpu"."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16. By default bfloat16 on a GPU and float32 on a CPU."""
-    weights: str | None = None
-    """"random" for seeded random parameters, without a download. By default the world's own."""
-    accept_license: bool = False
-    """Agree to the licence of weights that have to be downloaded."""
     workers: int | None = None
     """Processes, each with a world of its own, that groups of --batch scenes are spread over by Ray; without Ray this
     process does it all. No figure depends on how many they are, but for the time of a chunk. By default this process
@@ -123,8 +115,7 @@ def _open(args: Args) -> AbstractContextManager[Workers[World]]:
     """Return the workers that are asked for."""
     folder = args.world not in WORLDS and Path(args.world).is_dir()
     name = str(Path(args.world).resolve()) if folder else args.world  # workers may have another working directory
-    settings = {"device": args.device, "dtype": args.dtype, "weights": args.weights}
-    make = functools.partial(load, name, accept_license=args.accept_license, **settings)
+    make = functools.partial(load, name, **args.load_options())
     return open_workers(make, args.workers, device=args.device, threads=args.threads, address=args.address)
 
 

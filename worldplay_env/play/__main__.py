@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 import tyro
 
-from worldplay_env.cli import fail, in_words
+from worldplay_env.cli import LoadArgs, fail, in_words
 from worldplay_env.envs.starts import NO_PICTURE, choose_start, unused_prompt
 from worldplay_env.envs.tasks.reach import Reach
 from worldplay_env.media.image import fit_image
@@ -42,7 +42,7 @@ CLOSING_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(LoadArgs):
     """Walk through a world: W S A D move, the arrow keys look, and the window says the rest."""
 
     world: str | None = None
@@ -59,12 +59,6 @@ class Args:
     """What the world looks like. By default the bundled picture's own prompt; empty for a picture of yours."""
     seed: int | None = None
     """Of the rollout's noise; the same seed and keys give the same film. By default the script's, else 0."""
-    device: str | None = None
-    """A torch device. By default "cuda" where there is one, else "cpu"."""
-    weights: str | None = None
-    """"random" for seeded random parameters, without a download. By default the world's own."""
-    accept_license: bool = False
-    """Agree to the licence of weights that have to be downloaded."""
     fps: float | None = None
     """Frames per second of playback. By default the world's, 16."""
     size: str = "960x600"
@@ -240,7 +234,7 @@ def lane_names(worlds: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 def open_world(name: str, args: Args) -> World:
     """Load a world; called in the session's thread."""
-    return load(name, device=args.device, weights=args.weights, accept_license=args.accept_license)
+    return load(name, **args.load_options())
 
 
 def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) -> int:
