@@ -17,7 +17,8 @@ from PIL import Image
 
 from worldplay_env.envs.starts import find_starts
 from worldplay_env.play.__main__ import Args, lane_names, main, make_plan
-from worldplay_env.play.screen import Screen, View
+from worldplay_env.play.screen import Screen
+from worldplay_env.play.screen_state import ScreenState
 from worldplay_env.play.session import Session
 from worldplay_env.worlds.base import WorldError
 
@@ -95,7 +96,7 @@ def test_a_recorded_session_goes_on_under_the_keyboard_where_it_was_left(monkeyp
     draw, shown = Screen.draw, []
 
     def leave_after(count: int) -> None:
-        def draw_or_leave(screen: Screen, view: View) -> None:
+        def draw_or_leave(screen: Screen, view: ScreenState) -> None:
             draw(screen, view)
             shown.append(view)
             if "age" in "".join(view.figures) and len(shown) >= count:

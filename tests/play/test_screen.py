@@ -12,8 +12,9 @@ from worldplay_env.cli import in_words
 from worldplay_env.media.display import NoDisplay
 from worldplay_env.play import overlay
 from worldplay_env.play.loading import Progress
-from worldplay_env.play.overlay import Type, Walk
-from worldplay_env.play.screen import BACKGROUND, Screen, View
+from worldplay_env.play.overlay import Type
+from worldplay_env.play.screen import BACKGROUND, Screen
+from worldplay_env.play.screen_state import ScreenState, Walk
 
 SIZES = [(640, 400), (1920, 1080), (320, 200), (500, 900)]
 GREEN = np.full((96, 160, 3), (0, 160, 0), dtype=np.uint8)
@@ -34,13 +35,13 @@ def open_screen() -> Iterator[Callable[[tuple[int, int]], Screen]]:
         screen.close()
 
 
-def drawn(screen: Screen, view: View) -> np.ndarray:
+def drawn(screen: Screen, view: ScreenState) -> np.ndarray:
     """Return what the window shows, uint8 [height, width, 3]."""
     screen.draw(view)
     return pygame.surfarray.array3d(screen.surface).swapaxes(0, 1)
 
 
-def full_view(**changes: object) -> View:
+def full_view(**changes: object) -> ScreenState:
     settings = {
         "pictures": (GREEN,),
         "held": frozenset({"w", "right"}),
@@ -57,7 +58,7 @@ def full_view(**changes: object) -> View:
         "filming": 12.3,
         "error": "The world stopped: out of memory on cuda; no rollout was changed (Enter starts over)",
     }
-    return View(**(settings | changes))  # type: ignore[arg-type]
+    return ScreenState(**(settings | changes))  # type: ignore[arg-type]
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> list[pygame.Rect]:
@@ -101,7 +102,7 @@ def test_the_panels_of_a_usual_moment_do_not_cover_one_another(size: tuple[int, 
     kind = Type(size)
     width, height = size
     image = drawn(screen, full_view(notice="", sign="", progress=None, filming=None, error=""))
-    bare = drawn(screen, View((GREEN,), overlay=False))
+    bare = drawn(screen, ScreenState((GREEN,), overlay=False))
     changed = (image != bare).any(axis=2)
     for corner in (changed[: height // 3, : width // 2], changed[: height // 3, width // 2 :]):
         assert corner.any()
@@ -134,7 +135,7 @@ def test_keys_light_up_in_their_cluster(open_screen: Callable) -> None:
     screen = open_screen((640, 400))
 
     def lit(*held: str) -> np.ndarray:
-        image = drawn(screen, View((GREEN,), held=frozenset(held)))
+        image = drawn(screen, ScreenState((GREEN,), held=frozenset(held)))
         return np.argwhere((np.abs(image.astype(int) - overlay.LIT) < 30).all(axis=2))
 
     assert len(lit()) == 0
@@ -149,7 +150,7 @@ def test_keys_light_up_in_their_cluster(open_screen: Callable) -> None:
 
 @pytest.mark.parametrize("size", [(640, 400), (1000, 400), (400, 800)])
 def test_the_picture_keeps_its_shape_and_fills_the_window(size: tuple[int, int], open_screen: Callable) -> None:
-    image = drawn(open_screen(size), View((GREEN,), overlay=False))
+    image = drawn(open_screen(size), ScreenState((GREEN,), overlay=False))
     rows, columns = np.nonzero((image != BACKGROUND).any(axis=2))
     width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
     assert width / height == pytest.approx(160 / 96, rel=0.02)
@@ -160,7 +161,7 @@ def test_the_picture_keeps_its_shape_and_fills_the_window(size: tuple[int, int],
 def test_two_pictures_are_beside_or_below_each_other(
     size: tuple[int, int], beside: bool, open_screen: Callable
 ) -> None:
-    image = drawn(open_screen(size), View((GREEN, BLUE), ("one", "two"), overlay=False))
+    image = drawn(open_screen(size), ScreenState((GREEN, BLUE), ("one", "two"), overlay=False))
     green, blue = (np.argwhere(image[:, :, channel] > 120) for channel in (1, 2))
     assert len(green) == pytest.approx(len(blue), rel=0.05)
     axis = 1 if beside else 0
@@ -169,11 +170,11 @@ def test_two_pictures_are_beside_or_below_each_other(
 
 def test_a_hidden_overlay_leaves_the_picture_and_what_cannot_be_missed(open_screen: Callable) -> None:
     screen = open_screen((640, 400))
-    bare = drawn(screen, View((GREEN,), overlay=False))
+    bare = drawn(screen, ScreenState((GREEN,), overlay=False))
     hidden = full_view(overlay=False, notice="", sign="", progress=None, filming=None, error="")
     np.testing.assert_array_equal(drawn(screen, hidden), bare)
     for shown in ({"paused": True}, {"error": "the world stopped"}, {"typing": "snow"}, {"sign": "..."}):
-        assert (drawn(screen, View((GREEN,), overlay=False, **shown)) != bare).any()
+        assert (drawn(screen, ScreenState((GREEN,), overlay=False, **shown)) != bare).any()
 
 
 def test_the_map_turns_with_the_camera_and_marks_memory_and_bookmark() -> None:
@@ -235,7 +236,7 @@ def test_an_error_keeps_its_lines(open_screen: Callable, monkeypatch: pytest.Mon
     heights = []
     for error in (said.replace("\n", " "), said, "line\n" * 6, "line\n" * 60):
         placed.clear()
-        screen.draw(View((GREEN,), overlay=False, error=error))
+        screen.draw(ScreenState((GREEN,), overlay=False, error=error))
         heights.append(placed[-1].height)
     assert heights[0] < heights[1] < heights[2] == heights[3]
 

@@ -17,10 +17,12 @@ from worldplay_env.envs.tasks.reach import Reach
 from worldplay_env.play import overlay
 from worldplay_env.play.goals import Goals
 from worldplay_env.play.overlay import Type
+from worldplay_env.play.presenter import Presenter
 from worldplay_env.play.recorder import Recorder
-from worldplay_env.play.screen import Screen, View
+from worldplay_env.play.screen import Screen
+from worldplay_env.play.screen_state import ScreenState
 from worldplay_env.play.session import Panel, Session
-from worldplay_env.play.window_player import Player
+from worldplay_env.play.window_player import WindowPlayer
 from worldplay_env.worlds.base import Start, World
 from worldplay_env.worlds.testcard import Testcard
 
@@ -44,14 +46,14 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.views: list[View] = []
+        self.views: list[ScreenState] = []
         self.goals: Goals | None = None
         self.lanes: list[Panel] = []
         """The worlds; by default one, loaded as `play` is told."""
 
     def play(
         self,
-        steps: list[tuple[Callable[[View], bool], list[pygame.event.Event]]],
+        steps: list[tuple[Callable[[ScreenState], bool], list[pygame.event.Event]]],
         load: Callable[[], World] = lambda: Testcard(SIZE),
         fps: float = 8 * FPS,
         leave: pygame.event.Event | None = None,
@@ -64,7 +66,7 @@ class Stage:
         remaining = [*steps, (lambda view: True, [leave or down(pygame.K_ESCAPE)])]
         draw, give_up = screen.draw, time.monotonic() + 3 * PATIENCE
 
-        def act(view: View) -> None:
+        def act(view: ScreenState) -> None:
             draw(view)
             assert time.monotonic() < give_up, "waited in vain"
             self.views.append(view)
@@ -73,9 +75,10 @@ class Stage:
                     pygame.event.post(event)
 
         screen.draw = act  # type: ignore[method-assign]
-        self.player = Player(session, screen, recorder, ["testcard"], (picture(),) * len(session.lanes))
+        presenter = Presenter(session, recorder, ["testcard"], (picture(),) * len(session.lanes))
+        self.session = session
         try:
-            self.player.run()
+            WindowPlayer(presenter, screen).run()
         finally:
             screen.close()
             recorder.close()
@@ -89,15 +92,15 @@ def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path)
 
 
-def plays(view: View) -> bool:
+def plays(view: ScreenState) -> bool:
     return bool(view.walks)
 
 
-def after(frames: int) -> Callable[[View], bool]:
+def after(frames: int) -> Callable[[ScreenState], bool]:
     """Return a condition that holds once so many views were drawn since it was first asked."""
     count = 0
 
-    def holds(view: View) -> bool:
+    def holds(view: ScreenState) -> bool:
         nonlocal count
         count += 1
         return count > frames
@@ -119,7 +122,7 @@ def test_keys_move_the_camera_and_light_up(stage: Stage) -> None:
     assert session.frames_shown > 13
 
 
-def session_moved(view: View) -> bool:
+def session_moved(view: ScreenState) -> bool:
     return bool(view.walks) and abs(view.walks[0].path[-1]).max() > 0.1
 
 
@@ -130,7 +133,7 @@ def test_the_first_picture_is_there_while_the_world_loads(stage: Stage) -> None:
         assert loaded.wait(20)
         return Testcard(SIZE)
 
-    def loading(view: View) -> bool:
+    def loading(view: ScreenState) -> bool:
         assert view.progress is not None
         loaded.set()
         return True
@@ -163,7 +166,7 @@ def test_a_window_of_another_size_is_laid_out_anew_and_closes_while_a_chunk_is_m
     world = GatedTestcard()
     world.leave.release(9)  # two chunks and a quarter: the rest of the third is held back until the window is gone
     close = Screen.close
-    seen: list[tuple[View, np.ndarray]] = []
+    seen: list[tuple[ScreenState, np.ndarray]] = []
 
     def closed(screen: Screen) -> None:
         close(screen)
@@ -173,11 +176,11 @@ def test_a_window_of_another_size_is_laid_out_anew_and_closes_while_a_chunk_is_m
         pygame.display.set_mode(size, pygame.RESIZABLE)
         return True
 
-    def remember(view: View) -> bool:
+    def remember(view: ScreenState) -> bool:
         seen.append((view, on_screen()))
         return True
 
-    steps: list[tuple[Callable[[View], bool], list[pygame.event.Event]]] = [
+    steps: list[tuple[Callable[[ScreenState], bool], list[pygame.event.Event]]] = [
         (plays, [down(pygame.K_w)]),
         (lambda view: world.begun == 3 and view.sign != "" and "w" in view.held, []),
     ]
@@ -224,7 +227,7 @@ def test_a_prompt_is_typed_edited_and_sent(stage: Stage) -> None:
             (plays, [down(pygame.K_t), *text("tit snowss"), backspace]),
             (lambda view: view.typing == "it snows", [down(pygame.K_w), down(pygame.K_p), enter]),
             (lambda view: view.typing is None, []),
-            (lambda view: stage.player._session._rollouts[0].prompt == "it snows", []),
+            (lambda view: stage.session._rollouts[0].prompt == "it snows", []),
         ]
     )
     assert not any(view.held or view.paused for view in stage.views)
@@ -277,7 +280,7 @@ def test_going_back_without_a_bookmark_is_said(stage: Stage) -> None:
 
 def test_a_task_shows_its_goal_beside_the_view_and_says_how_it_ends(stage: Stage) -> None:
     stage.goals = Goals(Reach(actions=(9,), chunks=(2, 2)), limit=4, seed=0)
-    at_goal: list[View] = []
+    at_goal: list[ScreenState] = []
     stage.play(
         [
             (lambda view: len(view.pictures) == 2, [down(pygame.K_w)]),
@@ -323,12 +326,12 @@ def test_a_world_that_fails_is_shown_and_enter_starts_over(stage: Stage) -> None
     world.leave.release(2)
     world.failure = None
 
-    def break_off(view: View) -> bool:
+    def break_off(view: ScreenState) -> bool:
         world.failure = RuntimeError("out of memory")
         world.leave.release()
         return True
 
-    def mend(view: View) -> bool:
+    def mend(view: ScreenState) -> bool:
         if not view.error:
             return False
         world.failure = None

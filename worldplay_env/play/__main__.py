@@ -26,6 +26,7 @@ from worldplay_env.envs.tasks.reach import Reach
 from worldplay_env.media.image import fit_image
 from worldplay_env.media.video import check_scale
 from worldplay_env.play.goals import Goals
+from worldplay_env.play.presenter import Presenter
 from worldplay_env.play.recorder import Recorder
 from worldplay_env.play.replay import Recording, Replay, read_replay
 from worldplay_env.play.session import Panel, Session
@@ -239,7 +240,7 @@ def open_world(name: str, args: Args) -> World:
 
 def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) -> int:
     """Play in a window, and close everything; return the exit code."""
-    from worldplay_env.play.window_player import Player
+    from worldplay_env.play.window_player import WindowPlayer
 
     lanes = [
         Panel(title, lambda name=name: open_world(name, args), seed, start, spec.uses_prompt)  # type: ignore[misc]
@@ -251,10 +252,10 @@ def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) ->
     session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording, goals=plan.goals)
     code = 0
     try:
-        player = Player(session, screen, recorder, plan.worlds, plan.first_pictures)
+        presenter = Presenter(session, recorder, plan.worlds, plan.first_pictures)
         if plan.notes:
-            player.say("; ".join(plan.notes))
-        player.run()
+            presenter.say("; ".join(plan.notes))
+        WindowPlayer(presenter, screen).run()
     except KeyboardInterrupt:
         code = 130
     finally:

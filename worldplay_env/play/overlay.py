@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import pygame
 
 from worldplay_env.media.lettering import Lettering
+from worldplay_env.play.screen_state import Walk
 
 Colour = tuple[int, int, int] | tuple[int, int, int, int]
 
@@ -32,23 +32,6 @@ LEAST_EXTENT = 1.0
 """World units that the map shows at least, so that the first steps do not fill it."""
 MOST_POINTS = 3000
 """Of a path: the newest, so that a long walk stays quick to draw."""
-
-
-@dataclass(frozen=True)
-class Walk:
-    """What the map shows of one lane.
-
-    Attributes:
-        path: float [N, 2], right and forward of every place; the last is where the camera is.
-        heading: float [2], where the camera looks, right and forward.
-        remembered: float [M, 2], the places that the chunk on show was made from.
-        bookmark: float [2], or None.
-    """
-
-    path: np.ndarray
-    heading: np.ndarray
-    remembered: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
-    bookmark: np.ndarray | None = None
 
 
 class Type:

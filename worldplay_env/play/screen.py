@@ -1,8 +1,7 @@
-"""The window: draws a `View`, whatever it was made from."""
+"""The window: draws a `ScreenState`, whatever it was made from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,53 +10,14 @@ import pygame
 from worldplay_env.media.display import open_window
 from worldplay_env.play import overlay
 from worldplay_env.play.keys import HELP
-from worldplay_env.play.loading import Progress
-from worldplay_env.play.overlay import Type, Walk
+from worldplay_env.play.overlay import Type
+from worldplay_env.play.screen_state import ScreenState
 
 BACKGROUND = (9, 9, 11)
 SIDE_BY_SIDE: Final = 1.25
 """Pictures are shown one below the other if that makes them larger by more than this."""
 MOST_LINES: Final = 6
 """Of one message: more would hide the picture."""
-
-
-@dataclass(frozen=True)
-class View:
-    """All that the window shows.
-
-    Attributes:
-        pictures: uint8 [height, width, 3], one or more, side by side.
-        captions: What each picture is; drawn if there is more than one.
-        held: Movement keys that are lit.
-        action: What they do together, in words.
-        figures: Lines of the panel of figures.
-        walks: What the map shows, one a lane; no map if there are none.
-        notice: What has just happened.
-        sign: Why the picture waits.
-        verdict: How the walk to a goal ended.
-        progress: Of loading.
-        filming: Seconds of film so far.
-        paused: Whether the picture is stopped by request.
-        typing: The prompt that is being typed.
-        error: What went wrong.
-        overlay: Whether anything is drawn over the picture beyond what cannot be missed.
-    """
-
-    pictures: tuple[np.ndarray, ...]
-    captions: tuple[str, ...] = ()
-    held: frozenset[str] = frozenset()
-    action: str = ""
-    figures: tuple[str, ...] = ()
-    walks: tuple[Walk, ...] = ()
-    notice: str = ""
-    sign: str = ""
-    verdict: str = ""
-    progress: Progress | None = None
-    filming: float | None = None
-    paused: bool = False
-    typing: str | None = None
-    error: str = ""
-    overlay: bool = True
 
 
 class Screen:
@@ -82,22 +42,22 @@ class Screen:
         pygame.font.quit()
         pygame.display.quit()
 
-    def draw(self, view: View) -> None:
-        """Show a view."""
+    def draw(self, state: ScreenState) -> None:
+        """Show a state."""
         self.surface = pygame.display.get_surface() or self.surface
         size = self.surface.get_size()
         if size != self._typed_for:
             self._type, self._typed_for = Type(size), size
         self.surface.fill(BACKGROUND)
-        places = self._places(view.pictures)
-        for picture, rect in zip(view.pictures, places, strict=True):
+        places = self._places(state.pictures)
+        for picture, rect in zip(state.pictures, places, strict=True):
             self._draw_picture(picture, rect)
-        if view.overlay:
-            panels = self._draw_overlay(view)
+        if state.overlay:
+            panels = self._draw_overlay(state)
             if len(places) > 1:
-                for index, (caption, rect) in enumerate(zip(view.captions, places, strict=True)):
+                for index, (caption, rect) in enumerate(zip(state.captions, places, strict=True)):
                     self._draw_caption(caption, index, rect, panels)
-        self._draw_messages(view)
+        self._draw_messages(state)
         pygame.display.flip()
 
     def _places(self, pictures: tuple[np.ndarray, ...]) -> list[pygame.Rect]:
@@ -138,7 +98,7 @@ class Screen:
         free = (rect for rect in rects if rect.collidelist(panels) < 0)
         self.surface.blit(label, next(free, rects[0]))
 
-    def _draw_overlay(self, view: View) -> list[pygame.Rect]:
+    def _draw_overlay(self, state: ScreenState) -> list[pygame.Rect]:
         """Draw the panels along the window's edges; return where they are."""
         kind, surface = self._type, self.surface
         width, height = surface.get_size()
@@ -149,44 +109,44 @@ class Screen:
         bottom = height - foot.get_height() - kind.px(6)
 
         for keys, corner in ((overlay.MOVE_KEYS, "bottomleft"), (overlay.LOOK_KEYS, "bottomright")):
-            drawn = overlay.cluster(kind, keys, view.held)
+            drawn = overlay.cluster(kind, keys, state.held)
             place = (edge, bottom) if corner == "bottomleft" else (width - edge, bottom)
             panels.append(surface.blit(drawn, drawn.get_rect(**{corner: place})))
-        if view.action and view.typing is None:
-            action = overlay.text_panel(kind, [view.action], kind.large, centred=True, width=kind.px(120))
+        if state.action and state.typing is None:
+            action = overlay.text_panel(kind, [state.action], kind.large, centred=True, width=kind.px(120))
             panels.append(surface.blit(action, action.get_rect(midbottom=(width // 2, bottom))))
-        if view.figures:
-            panels.append(surface.blit(overlay.text_panel(kind, view.figures, kind.small), (edge, edge)))
-        if view.walks:
-            drawn = overlay.draw_map(kind, kind.px(120), view.walks)
+        if state.figures:
+            panels.append(surface.blit(overlay.text_panel(kind, state.figures, kind.small), (edge, edge)))
+        if state.walks:
+            drawn = overlay.draw_map(kind, kind.px(120), state.walks)
             panels.append(surface.blit(drawn, drawn.get_rect(topright=(width - edge, edge))))
         return panels
 
-    def _draw_messages(self, view: View) -> None:
+    def _draw_messages(self, state: ScreenState) -> None:
         """Draw what is said even while the overlay is hidden, in the middle, from below upwards."""
         kind, surface = self._type, self.surface
         width, height = surface.get_size()
-        room = width - 2 * kind.px(110) if view.overlay else width - 4 * kind.px(8)
+        room = width - 2 * kind.px(110) if state.overlay else width - 4 * kind.px(8)
         y = height - kind.px(82)
-        if view.typing is not None:
-            y = self._draw_typing(view.typing, y)
-        if view.progress is not None:
-            drawn = overlay.bar(kind, kind.px(300), view.progress.fraction)
+        if state.typing is not None:
+            y = self._draw_typing(state.typing, y)
+        if state.progress is not None:
+            drawn = overlay.bar(kind, kind.px(300), state.progress.fraction)
             surface.blit(drawn, drawn.get_rect(midbottom=(width // 2, y)))
-            y = self._say(view.progress.text, y - drawn.get_height() - kind.px(4), width - 2 * kind.px(8))
-        if view.sign:
-            y = self._say(view.sign, y, room, colour=overlay.FAINT)
-        if view.verdict:
-            y = self._say(view.verdict, y, room, colour=overlay.LIT)
-        if view.notice:
-            y = self._say(view.notice, y, width - 2 * kind.px(8))
-        if view.error:
-            y = self._say(view.error, y, width - 2 * kind.px(8), colour=overlay.ALARM)
-        if view.paused:
+            y = self._say(state.progress.text, y - drawn.get_height() - kind.px(4), width - 2 * kind.px(8))
+        if state.sign:
+            y = self._say(state.sign, y, room, colour=overlay.FAINT)
+        if state.verdict:
+            y = self._say(state.verdict, y, room, colour=overlay.LIT)
+        if state.notice:
+            y = self._say(state.notice, y, width - 2 * kind.px(8))
+        if state.error:
+            y = self._say(state.error, y, width - 2 * kind.px(8), colour=overlay.ALARM)
+        if state.paused:
             drawn = overlay.text_panel(kind, ["paused"], kind.large, centred=True)
             surface.blit(drawn, drawn.get_rect(center=(width // 2, height // 2)))
-        if view.filming is not None:
-            self._draw_filming(view.filming)
+        if state.filming is not None:
+            self._draw_filming(state.filming)
 
     def _say(self, text: str, y: int, room: int, colour: overlay.Colour = overlay.INK) -> int:
         """Draw a text, in as many lines as it needs, that ends above `y`; return what is above it."""
