@@ -44,7 +44,8 @@ def run_inputs(config: WorldConfig, frames: int) -> tuple[tuple[torch.Tensor, ..
 def test_transformer_operations_are_those_of_a_run(config: WorldConfig, memory: int) -> None:
     transformer = Transformer(config.transformer)
     text_tokens, frames, size = config.text.text_len, 3, config.latent_size
-    cache = transformer.new_cache(1, (memory + frames) * config.tokens_per_frame)
+    tokens = config.tokens_per_frame
+    cache = transformer.new_cache(1, (memory + frames) * tokens)
     embedding = torch.zeros(1, text_tokens, config.transformer.text_dim)
 
     assert counted(transformer.text_keys_values, embedding) == flops.prompt_operations(
@@ -55,14 +56,14 @@ def test_transformer_operations_are_those_of_a_run(config: WorldConfig, memory: 
     if memory:
         inputs, viewmats = run_inputs(config, memory)
         positions = transformer.positions(range(memory), size, viewmats, None)
-        assert counted(transformer.prefill, *inputs, positions, text, cache) == flops.prefill_operations(
-            config.transformer, size, memory, text_tokens
-        )
+        assert counted(
+            transformer.prefill, *inputs, positions, text, cache.layers(1, memory * tokens)
+        ) == flops.prefill_operations(config.transformer, size, memory, text_tokens)
     inputs, viewmats = run_inputs(config, frames)
     positions = transformer.positions(range(memory, memory + frames), size, viewmats, None)
-    assert counted(transformer.forward, *inputs, positions, text, cache) == flops.forward_operations(
-        config.transformer, size, frames, memory, text_tokens
-    )
+    assert counted(
+        transformer.forward, *inputs, positions, text, cache.layers(1, (memory + frames) * tokens)
+    ) == flops.forward_operations(config.transformer, size, frames, memory, text_tokens)
 
 
 @CONFIGS

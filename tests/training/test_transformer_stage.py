@@ -17,7 +17,6 @@ from torch import Tensor
 from worldplay_env.control.actions import labels_of, motion_of
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, integrate, rebase, view_matrices
 from worldplay_env.models.worldplay import memory, sampler
-from worldplay_env.models.worldplay.attention import DifferentiableCache
 from worldplay_env.training import latent_dataset as data
 from worldplay_env.training import trajectories as paths_module
 from worldplay_env.training.fused_transformer import FusedTransformer
@@ -111,6 +110,7 @@ def test_a_batch_holds_the_chosen_frames_and_cameras_seen_from_the_chunk() -> No
     (0, 1, torch.float32, 1e-5), (4, 3, torch.float32, 1e-5), (16, 2, torch.float32, 1e-5),
     (8, 2, torch.bfloat16, 3e-2),
 ])  # fmt: skip
+@torch.no_grad()
 def test_the_pieces_compute_what_the_model_computes(
     length: int, draws: int, dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -129,13 +129,15 @@ def test_the_pieces_compute_what_the_model_computes(
     found = fused.velocity(x, timesteps, labels[1], viewmats[1], text, remembered)
 
     K = torch.tensor(DEFAULT_INTRINSICS).float().expand(2, length + 4, 3, 3).split((length, 4), 1)
-    cache, prompt = DifferentiableCache(), transformer.text_keys_values(embedding)
+    prompt, tokens = transformer.text_keys_values(embedding), CONFIG.tokens_per_frame
+    cache = transformer.new_cache(2, (length + 4) * tokens)
     if length:
         behind = transformer.positions(range(length), (4, 6), viewmats[0], K[0])
-        transformer.prefill(batch.memory, clean, labels[0], behind, prompt, cache)
+        transformer.prefill(batch.memory, clean, labels[0], behind, prompt, cache.layers(2, length * tokens))
     positions = transformer.positions(range(length, length + 4), (4, 6), viewmats[1], K[1])
+    layers = cache.layers(2, (length + 4) * tokens)
     for index in range(draws):
-        expected = transformer(x[index::draws], timesteps[index::draws], labels[1], positions, prompt, cache)
+        expected = transformer(x[index::draws], timesteps[index::draws], labels[1], positions, prompt, layers)
         error = (found[index::draws] - expected).norm() / expected.norm()
         assert error < tolerance
 

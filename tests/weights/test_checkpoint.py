@@ -407,7 +407,7 @@ def test_a_random_transformer_gives_velocities_of_order_one() -> None:
         torch.zeros(1, 4, dtype=torch.int64),
         transformer.positions(range(4), TINY.latent_size, torch.eye(4).expand(1, 4, 4, 4), None),
         transformer.text_keys_values(torch.randn(1, 8, TINY.transformer.text_dim, generator=generator)),
-        transformer.new_cache(1, 4 * TINY.tokens_per_frame),
+        transformer.new_cache(1, 4 * TINY.tokens_per_frame).layers(1, 4 * TINY.tokens_per_frame),
     )
     assert 0.05 < velocity.std() < 20
 

@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
-from worldplay_env.models.worldplay import positional
-from worldplay_env.models.worldplay.attention import KeysValues, attend
-from worldplay_env.models.worldplay.transformer import Block, Transformer, gated, modulate
+from worldplay_env.models.wan.attention import KeysValues, attend
+from worldplay_env.models.wan.block import Block
+from worldplay_env.models.wan.layers import gated, modulate
+from worldplay_env.models.wan.rotary import rope_table
+from worldplay_env.models.worldplay.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -205,14 +207,13 @@ class FusedTransformer:
         return run(block, x, *parts, *more)
 
     def _tokens(self, latents: Tensor) -> Tensor:
-        tokens = self.transformer.embed_patches(latents).flatten(0, 1)  # [b f, n, dim]
-        return tokens.to(self.dtype).contiguous()
+        return self.transformer.embed_patches(latents).to(self.dtype).contiguous()  # [b f, n, dim]
 
     def _frames(self, where: range, latents: Tensor, timesteps: Tensor, labels: Tensor, viewmats: Tensor) -> _Frames:
         transformer, batch = self.transformer, len(latents)
         cos, sin = self._angles(where, batch, latents.shape[3], latents.shape[4])
         projection, inverse = self._projections(viewmats)
-        modulation = transformer.modulation(transformer.embed_frames(timesteps, labels)).flatten(0, 1).contiguous()
+        modulation = transformer.modulation(transformer.embed_frames(timesteps, labels)).contiguous()
         projection, inverse = (matrices.flatten(0, 1).contiguous() for matrices in (projection, inverse))
         return _Frames(modulation, cos, sin, projection, inverse)
 
@@ -231,9 +232,7 @@ class FusedTransformer:
         if key not in self._tables:
             config = self.transformer.config
             _, py, px = config.patch_size
-            tables = positional.rope_table(
-                where, height // py, width // px, config.attention_head_dim, self.transformer.device
-            )
+            tables = rope_table(where, height // py, width // px, config.attention_head_dim, self.transformer.device)
             cos, sin = (table.view(len(where), -1, 1, table.shape[-1]).repeat(batch, 1, 1, 1) for table in tables)
             self._tables[key] = cos, sin
         return self._tables[key]

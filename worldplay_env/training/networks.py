@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from worldplay_env.models.config import WorldConfig
+from worldplay_env.models.wan.attention import KeysValues
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.text import embed, text_model
 from worldplay_env.models.worldplay import sampler
-from worldplay_env.models.worldplay.attention import KeysValues
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.training import checkpoint, depth
 from worldplay_env.training.autoencoder import channels_last, measured_config

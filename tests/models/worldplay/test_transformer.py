@@ -12,11 +12,11 @@ from small_world import CONFIG, small_transformer, wander
 from torch import Tensor, nn
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, Motion, integrate, rebase, view_matrices
-from worldplay_env.models.worldplay.attention import DifferentiableCache
-from worldplay_env.models.worldplay.transformer import Transformer, sinusoid
+from worldplay_env.models.worldplay.transformer import Transformer
 
 SIZE = CONFIG.latent_size
 CHANNELS = CONFIG.transformer.in_channels
+TOKENS = CONFIG.tokens_per_frame
 
 
 def _randn(*shape: int, seed: int = 0) -> Tensor:
@@ -36,15 +36,16 @@ def _call(
     viewmats, K = _cameras(poses)
     labels = torch.full((1, frames), label)
     text = transformer.text_keys_values(_randn(1, 5, CONFIG.transformer.text_dim, seed=9))
-    cache = transformer.new_cache(1, frames * CONFIG.tokens_per_frame)
+    cache = transformer.new_cache(1, frames * TOKENS)
     if memory:
         behind = transformer.positions(range(memory), SIZE, viewmats[:, :memory], K[:, :memory])
         known = torch.full((1, memory), 14.0)
-        transformer.prefill(latents[:, :, :memory], known, labels[:, :memory], behind, text, cache)
+        layers = cache.layers(1, memory * TOKENS)
+        transformer.prefill(latents[:, :, :memory], known, labels[:, :memory], behind, text, layers)
     positions = transformer.positions(range(memory, frames), SIZE, viewmats[:, memory:], K[:, memory:])
     timesteps = torch.full((1, 4), timestep)
     chunk = latents[:, :, memory:].to(transformer.dtype)
-    return transformer(chunk, timesteps, labels[:, memory:], positions, text, cache)
+    return transformer(chunk, timesteps, labels[:, memory:], positions, text, cache.layers(1, frames * TOKENS))
 
 
 @torch.no_grad()
@@ -81,7 +82,7 @@ def test_without_cameras_and_actions_it_is_diffusers_wan_transformer() -> None:
         torch.zeros(2, 4),
         positions,
         ours.text_keys_values(text),
-        ours.new_cache(2, 4 * CONFIG.tokens_per_frame),
+        ours.new_cache(2, 4 * TOKENS).layers(2, 4 * TOKENS),
     )
     expected = oracle(latents, torch.full((2,), 888.8889), text, return_dict=False)[0]
     assert torch.allclose(velocity, expected, atol=2e-5)
@@ -102,14 +103,6 @@ def _diffusers_name(name: str) -> str:
     ):
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def test_the_sinusoid_is_cosines_then_sines_of_falling_frequencies() -> None:
-    values = torch.tensor([0.0, 14.0, 727.2728])
-    frequencies = 10000.0 ** (-np.arange(8) / 8)
-    angles = values.double().numpy()[:, None] * frequencies
-    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    assert np.allclose(sinusoid(values, 16).numpy(), expected, atol=2e-4)
 
 
 @torch.no_grad()
@@ -164,46 +157,23 @@ def test_every_condition_changes_the_velocity(change: str) -> None:
     assert (before - after).norm() / before.norm() > 1e-3
 
 
-def test_training_through_a_prefill_reaches_memory_and_parameters() -> None:
-    transformer = small_transformer()
-    memory, chunk = _randn(1, CHANNELS, 4, *SIZE).requires_grad_(), _randn(1, CHANNELS, 4, *SIZE, seed=1)
-    viewmats, K = _cameras(np.concatenate([control.poses for control in wander(2, 3)]))
-    text = transformer.text_keys_values(_randn(1, 5, CONFIG.transformer.text_dim))
-    labels = torch.zeros(1, 4)
-    behind = transformer.positions(range(4), SIZE, viewmats[:, :4], K[:, :4])
-    positions = transformer.positions(range(4, 8), SIZE, viewmats[:, 4:], K[:, 4:])
-
-    def velocity(cache: object) -> Tensor:
-        arguments = text, cache
-        transformer.prefill(memory, torch.full((1, 4), 14.0), labels, behind, *arguments)  # type: ignore[arg-type]
-        return transformer(chunk, torch.full((1, 4), 960.0), labels, positions, *arguments)  # type: ignore[arg-type]
-
-    trained = velocity(DifferentiableCache())
-    trained.square().sum().backward()
-    assert memory.grad is not None
-    assert memory.grad.abs().sum() > 0
-    without_gradient = [name for name, value in transformer.named_parameters() if value.grad is None]
-    assert without_gradient == []
-    with torch.no_grad():
-        assert torch.allclose(velocity(transformer.new_cache(1, 8 * CONFIG.tokens_per_frame)), trained, atol=1e-6)
-
-
 @torch.no_grad()
 def test_memory_rows_of_the_cache_are_not_touched_by_the_chunk() -> None:
     transformer = small_transformer()
     latents = _randn(1, CHANNELS, 8, *SIZE)
     viewmats, K = _cameras(np.concatenate([control.poses for control in wander(2, 3)]))
     text = transformer.text_keys_values(_randn(1, 5, CONFIG.transformer.text_dim))
-    labels, cache = torch.zeros(1, 4), transformer.new_cache(1, 8 * CONFIG.tokens_per_frame)
+    labels, cache = torch.zeros(1, 4), transformer.new_cache(1, 8 * TOKENS)
+    memory, everything = cache.layers(1, 4 * TOKENS), cache.layers(1, 8 * TOKENS)
     behind = transformer.positions(range(4), SIZE, viewmats[:, :4], K[:, :4])
-    transformer.prefill(latents[:, :, :4], torch.full((1, 4), 14.0), labels, behind, text, cache)
-    before = [[part.clone() for part in cache.memory(layer)] for layer in range(3)]
+    transformer.prefill(latents[:, :, :4], torch.full((1, 4), 14.0), labels, behind, text, memory)
+    before = [[part.clone() for part in layer] for layer in memory]
     positions = transformer.positions(range(4, 8), SIZE, viewmats[:, 4:], K[:, 4:])
     first, second = (
-        transformer(latents[:, :, 4:], torch.full((1, 4), 960.0), labels, positions, text, cache) for _ in range(2)
+        transformer(latents[:, :, 4:], torch.full((1, 4), 960.0), labels, positions, text, everything)
+        for _ in range(2)
     )
     assert torch.equal(first, second)
-    after = [cache.memory(layer) for layer in range(3)]
     assert all(
-        torch.equal(x, y) for one, other in zip(before, after, strict=True) for x, y in zip(one, other, strict=True)
+        torch.equal(x, y) for one, other in zip(before, memory, strict=True) for x, y in zip(one, other, strict=True)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor
 from golden_cases.case import Case, find_weights
 from golden_cases.comparison import Row, compare, holds
 from worldplay_env.models.config import WAN_5B, AutoencoderConfig, TransformerConfig
+from worldplay_env.models.wan.attention import KeyValueCache, Rows, by_frame, by_row
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.worldplay import positional, sampler
+from worldplay_env.models.worldplay.attention import BRANCHES
 from worldplay_env.models.worldplay.positional import Positions
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.checkpoint import load_autoencoder, load_transformer, upstream_names
@@ -46,7 +48,8 @@ def prope(case: Case) -> Iterator[Row]:
         inputs = {name: case.tensor(f"in/{name}").to(dtype) for name in ("q", "k", "v", "o", "viewmats", "Ks")}
         intrinsics = None if "no_intrinsics" in variant else inputs["Ks"]
         nothing = torch.empty(0)  # RoPE's tables, which play no part here
-        positions = Positions(nothing, nothing, *positional.projections(inputs["viewmats"], intrinsics))
+        matrices = positional.projections(inputs["viewmats"], intrinsics)
+        positions = Positions(nothing, nothing, *(each.flatten(0, 1) for each in matrices))
         encode = {
             "q": positional.prope_queries,
             "k": positional.prope_keys_values,
@@ -55,7 +58,7 @@ def prope(case: Case) -> Iterator[Row]:
         }
         tolerance = case.tolerance("bfloat16" if dtype is torch.bfloat16 else "float32")
         for name, function in encode.items():
-            result = function(inputs[name].transpose(1, 2), positions).transpose(1, 2)
+            result = by_row(function(by_frame(inputs[name], len(positions.projection)), positions), len(inputs[name]))
             yield compare(f"{case.name}/{variant}/{name}", result, case.tensor(f"{variant}/{name}"), tolerance)
 
 
@@ -93,7 +96,14 @@ def _transformer_calls(case: Case, dtype: torch.dtype, recorded: str) -> Iterato
     calls: dict[str, dict[str, Any]] = case["calls"]
     text = model.text_keys_values(case.tensor("in/prompt_embeds"))
 
-    def run(call: dict[str, Any], cache: Any) -> Tensor | None:
+    batch, _, _, *latent_size = case.tensor("in/latents").shape
+
+    def rows(call: dict[str, Any]) -> int:
+        """Return the tokens of memory and call together."""
+        frames = call["rope_start_latent"] + len(call["frames"])
+        return frames * model.config.tokens_per_frame(tuple(latent_size))
+
+    def run(call: dict[str, Any], cache: KeyValueCache) -> Tensor | None:
         frames, start = call["frames"], call["rope_start_latent"]
         latents = case.tensor("in/latents")[:, :, frames]
         cameras = case.tensor("in/viewmats")[:, frames], case.tensor("in/Ks")[:, frames]
@@ -101,19 +111,14 @@ def _transformer_calls(case: Case, dtype: torch.dtype, recorded: str) -> Iterato
         labels = case.tensor("in/action")[:, frames]
         timesteps = torch.tensor(call["timestep"]).expand(labels.shape)
         function = model.prefill if call.get("is_cache") else model.forward
-        return function(latents.to(dtype), timesteps, labels, positions, text, cache)
-
-    def new_cache(call: dict[str, Any]) -> Any:
-        batch, _, _, *latent_size = case.tensor("in/latents").shape
-        frames = call["rope_start_latent"] + len(call["frames"])
-        return model.new_cache(batch, frames * model.config.tokens_per_frame(tuple(latent_size)))
+        return function(latents.to(dtype), timesteps, labels, positions, text, cache.layers(batch, rows(call)))
 
     for name, call in calls.items():
         whole = f"{recorded}/{name}"
         outputs = [whole] if whole in case else case.under(f"{whole}/block")
         if not outputs:
             continue
-        cache = new_cache(call)
+        cache = model.new_cache(batch, rows(call))
         if call.get("cache") is not None:
             run(calls[call["cache"]], cache)
         velocity = run(call, cache)
@@ -121,16 +126,16 @@ def _transformer_calls(case: Case, dtype: torch.dtype, recorded: str) -> Iterato
             "bfloat16" if dtype is torch.bfloat16 else "cache" if call.get("is_cache") else "velocity"
         )
         for output in outputs:
-            result = velocity if velocity is not None else _cached(cache, output)
+            result = velocity if velocity is not None else _cached(cache.layers(batch, rows(call)), output)
             label = output if recorded != "out" else output.removeprefix("out/")
             yield compare(f"{case.name}/{label}", result, case.tensor(output), tolerance)
 
 
-def _cached(cache: Any, output: str) -> Tensor:
+def _cached(layers: Sequence[Rows], output: str) -> Tensor:
     """Return what `.../block<b>/k` or `/v` names, in its layout: branches side by side on the channel axis."""
     block, part = re.search(r"block(\d+)/([kv])$", output).groups()
-    rows = cache.memory(int(block))["kv".index(part)]
-    return rearrange(rows, "b branch h n d -> b h n (branch d)")
+    rows = layers[int(block)]["kv".index(part)]
+    return rearrange(rows, "b (branch h) n d -> b h n (branch d)", branch=BRANCHES)
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import torch
 from small_world import CONFIG, PATH, begin, roll, small_world, wander
 from torch import Tensor, nn
 
-from worldplay_env.models.worldplay import memory, positional
+from worldplay_env.models.worldplay import memory
 from worldplay_env.worlds.base import Start
 from worldplay_env.worlds.diffusion.rollout import PastChunk
 from worldplay_env.worlds.diffusion.world import DreamWorld
@@ -22,7 +22,7 @@ def world() -> DreamWorld:
     return small_world()
 
 
-def test_work_that_does_not_depend_on_the_step_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_does_not_depend_on_the_step_is_done_once() -> None:
     world = small_world()
     counts: Counter[str] = Counter()
     shapes: dict[str, set[torch.Size]] = {"modulation": set()}
@@ -43,11 +43,6 @@ def test_work_that_does_not_depend_on_the_step_is_done_once(monkeypatch: pytest.
     counted("last text keys", last.cross_attention.to_k)  # type: ignore[union-attr, arg-type]
     counted("last queries", last.self_attention.to_q)  # type: ignore[union-attr, arg-type]
     counted("last keys", last.self_attention.to_k)  # type: ignore[union-attr, arg-type]
-    for name in ("rope_table", "projections"):
-        original = getattr(positional, name)
-        monkeypatch.setattr(
-            positional, name, lambda *a, _name=name, _original=original: counts.update([_name]) or _original(*a)
-        )
     rollouts = [begin(world, seed) for seed in range(2)]
     rollouts[1].encoded_prompt = rollouts[0].encoded_prompt
     for n in range(6):
@@ -60,8 +55,6 @@ def test_work_that_does_not_depend_on_the_step_is_done_once(monkeypatch: pytest.
         "last feed-forward": 4 * 6,  # a prefill stops at its last keys and values
         "last queries": 4 * 6,
         "last keys": 4 * 6 + 5,
-        "rope_table": 6 + 5,  # once a chunk, once for its memory
-        "projections": 6 + 5,
     }
     dim = CONFIG.transformer.dim
     assert shapes["modulation"] == {torch.Size([2, frames, 6 * dim]) for frames in (4, 8, 12, 16)}  # never a token

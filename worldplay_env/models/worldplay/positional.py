@@ -1,31 +1,25 @@
-"""Where a token is: rotary positions in time and picture (RoPE), and its camera (PRoPE).
+"""Where a token is: its rotary position (RoPE), and its camera (PRoPE). Spec section 6.
 
-RoPE (Su et al., 2021) turns pairs of channels by angles that grow with a token's frame, row and column. PRoPE
-(Li et al., "Cameras as Relative Positional Encoding", 2025) multiplies groups of four channels by the 4x4 projection
-of the token's camera, so that attention sees the relative projection P_i P_j^-1 of two frames. Spec section 6.
+PRoPE (Li et al., "Cameras as Relative Positional Encoding", 2025) multiplies groups of four channels by the 4x4
+projection of the token's camera, so that attention sees the relative projection P_i P_j^-1 of two frames.
 """
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-ROPE_BASE = 10000.0
 
-
-@dataclass(frozen=True, eq=False)
-class Positions:
-    """The position tables of one call's frames: made once a chunk, used by every block and denoising step.
+class Positions(NamedTuple):
+    """The positions of one call's M = batch x frames latent frames, used by every block and denoising step.
 
     Attributes:
-        cos: float32 [frames * tokens, head_dim / 2] cosines of RoPE's angles.
+        cos: float32 [M, tokens, head_dim / 2] cosines of RoPE's angles.
         sin: The sines, in the same layout.
-        projection: float32 [batch, frames, 4, 4] PRoPE's P.
-        inverse: float32 [batch, frames, 4, 4] its inverse.
+        projection: float32 [M, 4, 4] PRoPE's P.
+        inverse: float32 [M, 4, 4] its inverse.
         seen: bool [batch, 1, 1, keys], which tokens of the memory and of these frames are attended to. None: all.
     """
 
@@ -36,57 +30,24 @@ class Positions:
     seen: Tensor | None = None
 
 
-def rope_split(head_dim: int) -> tuple[int, int, int]:
-    """Return how many channels of a head tell time, row and column (44, 42, 42 of 128)."""
-    side = 2 * (head_dim // 6)
-    return head_dim - 2 * side, side, side
-
-
-@functools.lru_cache(maxsize=32)
-def rope_table(
-    frames: range, rows: int, columns: int, head_dim: int, device: torch.device | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the cosines and sines of RoPE's angles, float32 [frames * rows * columns, head_dim / 2].
-
-    A world needs few of them (five lengths of memory) and gets the same tensors again, not to be written to.
-    """
-    time_dim, row_dim, column_dim = rope_split(head_dim)
-    grid = torch.meshgrid(
-        torch.arange(frames.start, frames.stop, dtype=torch.float64),
-        torch.arange(rows, dtype=torch.float64),
-        torch.arange(columns, dtype=torch.float64),
-        indexing="ij",
-    )
-    angles = torch.cat(
-        [
-            position.flatten()[:, None] * ROPE_BASE ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-            for position, dim in zip(grid, (time_dim, row_dim, column_dim), strict=True)
-        ],
-        dim=1,
-    )  # [frames * rows * columns, head_dim / 2], float64: the angles reach hundreds of radians
-    with torch.inference_mode(False):  # so that whoever comes next may train with them
-        return angles.cos().float().to(device), angles.sin().float().to(device)
-
-
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn interleaved channel pairs of x [..., tokens, heads, head_dim] by the table's angles, in float32."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[:, None], sin[:, None]  # [tokens, 1, head_dim / 2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
-
-
-def projections(viewmats: Tensor, intrinsics: Tensor | None) -> tuple[Tensor, Tensor]:
+def projections(viewmats: Tensor, intrinsics: Tensor | None, *, rigid: bool = False) -> tuple[Tensor, Tensor]:
     """Return PRoPE's P = lift(K) @ w2c and its inverse, float32 [..., frames, 4, 4].
 
     Args:
         viewmats: [..., frames, 4, 4] world-to-camera matrices.
         intrinsics: [..., frames, 3, 3] normalised intrinsics; only the focal lengths count. None: P = w2c.
+        rigid: Invert as the rigid motions that they are, by products alone, which a CUDA graph can record.
     """
-    projection = viewmats.float()
+    viewmats = viewmats.float()
+    lift = torch.ones_like(viewmats[..., 0])  # the diagonal of lift(K)
     if intrinsics is not None:
         focal = torch.diagonal(intrinsics.float(), dim1=-2, dim2=-1)[..., :2]  # fx, fy
-        lift = torch.cat([focal, torch.ones_like(focal)], dim=-1)  # the diagonal of lift(K)
-        projection = lift[..., None] * projection
+        lift = torch.cat([focal, torch.ones_like(focal)], dim=-1)
+    projection = lift[..., None] * viewmats
+    if rigid:
+        rotation, offset, last = viewmats[..., :3, :3], viewmats[..., :3, 3:], viewmats[..., 3:, :]
+        poses = torch.cat([torch.cat([rotation.mT, -rotation.mT @ offset], dim=-1), last], dim=-2)
+        return projection, poses / lift[..., None, :]
     # inv_ex does not wait for the device to report a singular matrix; poses are checked when they come in.
     return projection, torch.linalg.inv_ex(projection)[0]
 
@@ -94,27 +55,35 @@ def projections(viewmats: Tensor, intrinsics: Tensor | None) -> tuple[Tensor, Te
 def apply_projection(x: Tensor, matrices: Tensor) -> Tensor:
     """Multiply each group of four channels by its frame's matrix, in float32.
 
+    Compiled, it is a sum of four products, which the compiler fuses with what is around it; otherwise one matrix
+    product.
+
     Args:
-        x: [batch, frames * tokens, heads, head_dim].
-        matrices: float32 [batch, frames, 4, 4].
+        x: [M, tokens, heads, head_dim].
+        matrices: float32 [M, 4, 4].
 
     Returns:
         Matrices @ x for every 4-vector, in the shape and dtype of x.
     """
-    vectors = rearrange(x.float(), "b (f n) h (g c) -> b f (n h g) c", f=matrices.shape[1], c=4)
+    if torch.compiler.is_compiling():
+        groups = x.float().unflatten(-1, (-1, 4))  # [M, n, heads, groups, 4]
+        columns = matrices[:, None, None, None].unbind(-1)  # four of [M, 1, 1, 1, 4]
+        first, *rest = (groups[..., i, None] * columns[i] for i in range(4))
+        return sum(rest, first).flatten(-2).type_as(x)
+    vectors = x.float().reshape(len(x), -1, 4)
     return (vectors @ matrices.mT).view(x.shape).type_as(x)
 
 
 def prope_queries(q: Tensor, positions: Positions) -> Tensor:
-    """Map queries [batch, tokens, heads, head_dim] by P^T."""
+    """Map queries [M, tokens, heads, head_dim] by P^T."""
     return apply_projection(q, positions.projection.mT)
 
 
 def prope_keys_values(kv: Tensor, positions: Positions) -> Tensor:
-    """Map keys or values [batch, tokens, heads, head_dim] by P^-1."""
+    """Map keys or values [M, tokens, heads, head_dim] by P^-1."""
     return apply_projection(kv, positions.inverse)
 
 
 def prope_outputs(out: Tensor, positions: Positions) -> Tensor:
-    """Map the attention's outputs [batch, tokens, heads, head_dim] by P."""
+    """Map the attention's outputs [M, tokens, heads, head_dim] by P."""
     return apply_projection(out, positions.projection)

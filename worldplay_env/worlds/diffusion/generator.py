@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from worldplay_env.control.camera import rebase, view_matrices
 from worldplay_env.models.config import WorldConfig
+from worldplay_env.models.wan.attention import KeysValues, KeyValueCache, LayerCache
 from worldplay_env.models.worldplay import memory, sampler
-from worldplay_env.models.worldplay.attention import KeysValues, KeyValueCache
 from worldplay_env.models.worldplay.positional import Positions
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.worlds.base import CHUNK_LATENTS, Control
@@ -84,9 +84,10 @@ class ChunkGenerator:
         return self._cache.batch if self._cache is not None else 0
 
     def forget(self) -> None:
-        """Give back buffers and prompts' keys and values; the next call makes them anew."""
+        """Give back buffers, tables and prompts' keys and values; the next call makes them anew."""
         self._cache = None
         self._text.clear()
+        self.transformer.rope_tables.clear()
 
     def dream(
         self, rollouts: list[DreamRollout], controls: list[Control], noise: Tensor | None, watch: Stopwatch
@@ -115,16 +116,20 @@ class ChunkGenerator:
         noise = torch.stack([rollout.noise() for rollout in rollouts]) if noise is None else noise
         begin = self._begin(rollouts, noise.to(self.device))
         text, cache = self._text_of(rollouts), self._cache_for(batch)
-        frames = range(length, length + CHUNK_LATENTS)
+        frames, tokens = range(length, length + CHUNK_LATENTS), self.config.tokens_per_frame
         positions = self.transformer.positions(frames, size, viewmats[:, length:], K[:, length:], seen)
         if length:
             clean = torch.stack([torch.cat([past.latents for past in clips], dim=1) for clips in recalled])
             timesteps = torch.full((batch, length), sampler.KNOWN_TIMESTEP, device=self.device)
             cameras = viewmats[:, :length], K[:, :length]
             behind = self.transformer.positions(range(length), size, *cameras, seen_by_memory)
-            self.transformer.prefill(clean, timesteps, labels[:, :length], behind, text, cache)
+            self.transformer.prefill(
+                clean, timesteps, labels[:, :length], behind, text, cache.layers(batch, length * tokens)
+            )
             watch.lap("prefill")
-        latents = self._denoise(begin, labels[:, length:], positions, text, cache, watch)
+        latents = self._denoise(
+            begin, labels[:, length:], positions, text, cache.layers(batch, frames.stop * tokens), watch
+        )
         past = [PastChunk.of(row.clone(), control) for row, control in zip(latents, controls, strict=True)]
         return GeneratedChunk(latents, past, chosen)
 
@@ -144,18 +149,17 @@ class ChunkGenerator:
         labels: Tensor,
         positions: Positions,
         text: list[KeysValues],
-        cache: KeyValueCache,
+        cache: Sequence[LayerCache],
         watch: Stopwatch,
     ) -> Tensor:
-        """Follow the flow from noise to clean latents, float32 [b, C, 4, h, w], in the four steps of the schedule."""
-        mask = begin.known[:, None, :, None, None]  # [b, 1, 4, 1, 1]
-        x = torch.where(mask, begin.clean, begin.noise).to(self.transformer.dtype)
-        for step, timestep in enumerate(sampler.TIMESTEPS):
-            timesteps = torch.where(begin.known, sampler.KNOWN_TIMESTEP, timestep)
-            flow = self.transformer(x, timesteps, labels, positions, text, cache)
-            x = torch.where(mask, x, sampler.euler_step(x, flow, step))
-            watch.lap(f"denoise_{step}")
-        return torch.where(mask, begin.clean, x.float())
+        """Follow the flow from noise to clean latents, float32 [b, C, 4, h, w]."""
+
+        def velocity(x: Tensor, timesteps: Tensor) -> Tensor:
+            return self.transformer(x, timesteps, labels, positions, text, cache)
+
+        for step in sampler.denoise(velocity, begin.noise, begin.clean, begin.known, self.transformer.dtype):
+            watch.lap(f"denoise_{step.index}")
+        return step.prediction()
 
     def _select(self, rollout: DreamRollout, control: Control) -> np.ndarray:
         """Return the sorted indices of the past latent frames that the next chunk sees."""
@@ -225,9 +229,9 @@ class ChunkGenerator:
         ]
 
     def _cache_for(self, batch: int) -> KeyValueCache:
-        """Return an empty cache for `batch` worlds; its buffers are the world's and grow to the largest batch."""
+        """Return a cache with room for `batch` worlds; its buffers are the world's and grow to the largest batch."""
         if self._cache is None or self._cache.batch < batch:
             self._cache = None  # frees the smaller one first
             rows = (memory.MEMORY + CHUNK_LATENTS) * self.config.tokens_per_frame
             self._cache = self.transformer.new_cache(batch, rows)
-        return self._cache.narrow(batch)
+        return self._cache
