@@ -24,7 +24,6 @@ from worldplay_env.control.camera import (
     move,
     normalise_intrinsics,
     normalised_intrinsics_error,
-    orbit,
     rebase,
     rotation_x,
     rotation_y,
@@ -81,13 +80,6 @@ def test_a_motion_follows_the_formula_of_the_specification(start: np.ndarray, mo
     np.testing.assert_allclose(pose[:3, :3], rotation, atol=1e-13)
     np.testing.assert_allclose(pose[:3, 3], position, atol=1e-12)
     assert pose[3].tolist() == [0, 0, 0, 1]
-
-
-@given(poses(), angles)
-def test_an_orbit_keeps_the_point_one_unit_ahead(start: np.ndarray, angle: float) -> None:
-    pose = orbit(start, angle)
-    np.testing.assert_allclose(pose[:3, 3] + pose[:3, 2], start[:3, 3] + start[:3, 2], atol=1e-12)
-    np.testing.assert_allclose(pose[:3, :3], start[:3, :3] @ rotation_y(-angle), atol=1e-14)
 
 
 @given(poses(), motions)

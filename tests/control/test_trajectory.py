@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_cases.control import trajectory_of_recorded
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from worldplay_env.control import trajectory
 from worldplay_env.control.actions import KEYS, keys_of
-from worldplay_env.control.camera import Motion, integrate, move, orbit, view_matrices
+from worldplay_env.control.camera import Motion, integrate, view_matrices
 from worldplay_env.control.trajectory import (
     MAX_POSES,
     Trajectory,
@@ -38,11 +39,7 @@ def trajectory_of_item(item: dict[str, Any]) -> Trajectory:
         case "json":
             return read_trajectory(GOLDEN / item["trajectory_file"])
         case "motions":
-            poses = [np.eye(4)]
-            for record in item["motions"]:
-                step = (orbit, record["third_yaw"]) if "third_yaw" in record else (move, Motion(**record))
-                poses.append(step[0](poses[-1], step[1]))
-            return trajectory_of_poses(np.stack(poses))
+            return trajectory_of_recorded(item["motions"])
         case kind:
             raise AssertionError(f"unknown kind {kind}")
 

@@ -22,7 +22,7 @@ from worldplay_env.control.camera import DEFAULT_INTRINSICS
 from worldplay_env.evaluate import camera_paths
 from worldplay_env.evaluate.__main__ import main, read_seeds
 from worldplay_env.evaluate.ground_truth import Truth
-from worldplay_env.evaluate.measures import TURN, drift_of, evaluate_scene, follow_actions, most_chunks
+from worldplay_env.evaluate.measures import TURN, drift_of, evaluate_scenes, follow_actions, most_chunks
 from worldplay_env.evaluate.metrics import moved, visible
 from worldplay_env.evaluate.rollouts import RolloutSpec, latest, make_rollouts, reconstruct, without_selection
 from worldplay_env.evaluate.run import evaluate
@@ -185,7 +185,7 @@ def dream() -> DreamWorld:
 
 @pytest.fixture(scope="module")
 def true_result(scenes: World) -> dict[str, Any]:
-    return evaluate_scene(scenes, SEEDS[0], batch=9, drift=False)
+    return evaluate_scenes(scenes, SEEDS[:1], batch=9, drift=False)[0]
 
 
 def test_the_truth_scores_as_the_truth(true_result: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ def test_a_true_minute_does_not_drift(scenes: World) -> None:
 def test_a_world_without_a_model_of_the_scene_scores_badly() -> None:
     card = worldplay_env.load("testcard", image_size=SIZE)
     made: list[int] = []
-    result = evaluate_scene(card, SEEDS[0], drift=False, stepped=made.append)
+    [result] = evaluate_scenes(card, SEEDS[:1], drift=False, stepped=made.append)
     assert sum(made) == result["actions"]["actions"] + 4 + 16
     assert sum(made) <= most_chunks(False, False, False) == 29
     assert result["short"]["world"]["psnr"] < 20
@@ -249,7 +249,7 @@ def test_a_world_without_a_model_of_the_scene_scores_badly() -> None:
 @pytest.mark.slow
 def test_a_dream_has_a_ceiling_and_another_memory_to_compare_with(dream: DreamWorld) -> None:
     made: list[int] = []
-    result = evaluate_scene(dream, SEEDS[0], drift=False, stepped=made.append)
+    [result] = evaluate_scenes(dream, SEEDS[:1], drift=False, stepped=made.append)
     assert sum(made) == 2 * result["actions"]["actions"] + 2 * 4 + 4 * 16
     assert sum(made) <= most_chunks(True, False, False) == 90
     assert max(made) <= 16

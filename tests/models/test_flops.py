@@ -48,9 +48,6 @@ def test_transformer_operations_are_those_of_a_run(config: WorldConfig, memory: 
     cache = transformer.new_cache(1, (memory + frames) * tokens)
     embedding = torch.zeros(1, text_tokens, config.transformer.text_dim)
 
-    assert counted(transformer.text_keys_values, embedding) == flops.prompt_operations(
-        config.transformer, text_tokens
-    )
     with torch.no_grad():
         text = transformer.text_keys_values(embedding)
     if memory:

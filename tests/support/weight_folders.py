@@ -17,7 +17,7 @@ from worldplay_env.weights.checkpoint import (
     load_text_encoder,
     load_text_model,
     load_transformer,
-    upstream_names,
+    upstream_name,
 )
 from worldplay_env.weights.folder import WeightFiles, write_config
 
@@ -45,7 +45,7 @@ SMALL = WorldConfig(
 
 def transformer_tensors(config: WorldConfig) -> dict[str, torch.Tensor]:
     state = load_transformer(RandomWeights(0), config.transformer).state_dict()
-    return {theirs: state[ours] for ours, theirs in upstream_names(state).items()}
+    return {upstream_name(name): tensor for name, tensor in state.items()}
 
 
 def write_compact(folder: Path) -> Path:

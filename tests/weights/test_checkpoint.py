@@ -25,7 +25,7 @@ from worldplay_env.weights.checkpoint import (
     load_text_model,
     load_tokenizer,
     load_transformer,
-    upstream_names,
+    upstream_name,
 )
 from worldplay_env.weights.files import strip_prefixes
 
@@ -44,7 +44,7 @@ def tensors() -> dict[str, Tensor]:
 
 def named(transformer: Transformer) -> dict[str, Tensor]:
     state = transformer.state_dict()
-    return {theirs: state[ours] for ours, theirs in upstream_names(state).items()}
+    return {upstream_name(name): tensor for name, tensor in state.items()}
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

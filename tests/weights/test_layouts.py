@@ -20,7 +20,7 @@ from worldplay_env.weights.checkpoint import (
     load_autoencoder,
     load_text_model,
     load_transformer,
-    upstream_names,
+    upstream_name,
 )
 from worldplay_env.weights.files import opened, strip_prefixes, weight_files
 
@@ -38,7 +38,7 @@ def tensors() -> Tensors:
 
 def named(transformer: torch.nn.Module) -> Tensors:
     state = transformer.state_dict()
-    return {theirs: state[ours] for ours, theirs in upstream_names(state).items()}
+    return {upstream_name(name): tensor for name, tensor in state.items()}
 
 
 def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

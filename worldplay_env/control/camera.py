@@ -70,16 +70,6 @@ def move(c2w: np.ndarray, motion: Motion) -> np.ndarray:
     return c2w @ motion.matrix()
 
 
-def orbit(c2w: np.ndarray, angle: float) -> np.ndarray:
-    """Return the pose [4, 4] after circling the point one unit ahead of `c2w` by `angle` radians, still facing it.
-
-    Positive angles turn the camera left and carry it to the right.
-    """
-    rotation = rotation_y(-angle)
-    ahead = np.array([0.0, 0.0, 1.0])
-    return c2w @ _pose(rotation, ahead - rotation @ ahead)
-
-
 def integrate(start: np.ndarray, motions: Iterable[Motion]) -> np.ndarray:
     """Return the start pose and the one after each of the N motions: float64 [N + 1, 4, 4]."""
     poses = [np.asarray(start, dtype=np.float64)]

@@ -89,11 +89,6 @@ class Scores:
         return [round(value, 3) if enters else None for value, enters in pairs]
 
 
-def evaluate_scene(world: World, seed: int, **options: Any) -> dict[str, Any]:
-    """Measure a world in one scene; see `evaluate_scenes`. What else is evaluated does not matter."""
-    return evaluate_scenes(world, [seed], **options)[0]
-
-
 def evaluate_scenes(
     world: World,
     seeds: Sequence[int],

@@ -60,12 +60,6 @@ def prefill_operations(config: TransformerConfig, latent_size: tuple[int, int], 
     return _embedding_operations(config, frames, n) + whole_blocks + last
 
 
-def prompt_operations(config: TransformerConfig, text_tokens: int) -> int:
-    """Return the operations of a prompt's keys and values in all blocks, made once a prompt."""
-    embedding = 2 * text_tokens * config.dim * (config.text_dim + config.dim)
-    return embedding + config.num_layers * 2 * 2 * text_tokens * config.dim**2
-
-
 def _embedding_operations(config: TransformerConfig, frames: int, tokens_per_frame: int) -> int:
     """Patches, and one conditioning vector a latent frame: timestep, action and the modulation made of both."""
     dim = config.dim

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -36,7 +36,6 @@ __all__ = [
     "match_entries",
     "on_meta",
     "upstream_name",
-    "upstream_names",
 ]
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -80,11 +79,6 @@ def upstream_name(name: str) -> str:
         if match := pattern.match(name):
             return match.expand(theirs) + name[match.end() :]
     return name
-
-
-def upstream_names(names: Iterable[str]) -> dict[str, str]:
-    """Return `{parameter of Transformer: its name in a checkpoint}`, for loading and for export."""
-    return {name: upstream_name(name) for name in names}
 
 
 def load_transformer(

@@ -8,7 +8,7 @@ import numpy as np
 
 from golden_cases.case import Case
 from golden_cases.comparison import Row, compare, holds, skipped
-from worldplay_env.control.camera import Motion, move, orbit, view_matrices
+from worldplay_env.control.camera import Motion, move, rotation_y, view_matrices
 from worldplay_env.control.trajectory import Trajectory, parse_pose_string, read_trajectory, trajectory_of_poses
 from worldplay_env.models.worldplay import memory
 
@@ -51,16 +51,25 @@ def _read(case: Case, item: dict) -> Trajectory:
         case {"kind": "json", "trajectory_file": file}:
             return read_trajectory(case.path.parent / file)
         case {"kind": "motions", "motions": motions}:
-            return _integrate(motions)
+            return trajectory_of_recorded(motions)
     raise ValueError(f"{case.path.name}: unknown kind of item {item.get('kind')!r} ({item['name']})")
 
 
-def _integrate(motions: list[dict[str, float]]) -> Trajectory:
+def trajectory_of_recorded(motions: list[dict[str, float]]) -> Trajectory:
+    """Return the trajectory of recorded motions; `third_yaw` circles the point one unit ahead (radians)."""
     path = [np.eye(4)]
     for record in motions:
         own_axes = {key: value for key, value in record.items() if key != "third_yaw"}
-        path.append(orbit(move(path[-1], Motion(**own_axes)), record.get("third_yaw", 0.0)))
+        path.append(_orbit(move(path[-1], Motion(**own_axes)), record.get("third_yaw", 0.0)))
     return trajectory_of_poses(np.stack(path))
+
+
+def _orbit(c2w: np.ndarray, angle: float) -> np.ndarray:
+    """Return the pose [4, 4] after circling the point one unit ahead of `c2w`; positive angles turn left."""
+    turned = c2w.copy()
+    turned[:3, :3] = c2w[:3, :3] @ rotation_y(-angle)
+    turned[:3, 3] += c2w[:3, 2] - turned[:3, 2]
+    return turned
 
 
 def fov_memory(case: Case) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from worldplay_env.models.worldplay import positional, sampler
 from worldplay_env.models.worldplay.attention import BRANCHES
 from worldplay_env.models.worldplay.positional import Positions
 from worldplay_env.models.worldplay.transformer import Transformer
-from worldplay_env.weights.checkpoint import load_autoencoder, load_transformer, upstream_names
+from worldplay_env.weights.checkpoint import load_autoencoder, load_transformer, upstream_name
 from worldplay_env.weights.files import strip_prefixes
 
 TRANSFORMER = ("patch_embedding.weight",)
@@ -197,8 +197,8 @@ def keys(case: Case) -> Iterator[Row]:
             )
         with torch.device("meta"):
             parameters = network(config).state_dict()
-        names = upstream_names(parameters) if network is Transformer else {key: key for key in parameters}
-        shapes = {names[key]: list(tensor.shape) for key, tensor in parameters.items()}
+        rename = upstream_name if network is Transformer else str
+        shapes = {rename(key): list(tensor.shape) for key, tensor in parameters.items()}
         wrong = {
             key for key in shapes.keys() | recorded["keys"].keys() if shapes.get(key) != recorded["keys"].get(key)
         }

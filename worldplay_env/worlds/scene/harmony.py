@@ -41,7 +41,6 @@ _KEY_HUES = (35.0, 62.0, 88.0, 140.0, 195.0, 235.0, 262.0, 350.0)
 _SCHEMES = ((-32.0, 0.0, 32.0, 180.0), (0.0, 150.0, 210.0), (-25.0, 0.0, 165.0, 200.0))
 """Hues beside the key hue: analogous with one accent, split complementary, and two pairs."""
 _WALLS = ("white", "sand", "grey", "pink", "yellow", "sky blue", "red", "orange", "teal", "olive", "green", "blue")
-_JOINTS = tuple(PATTERNS[name] for name in ("bricks", "tiles", "planks"))
 _TONE = {"bricks": 0.075, "tiles": 0.05, "planks": 0.075}
 _PANELS = Pattern(mix=(1, 1, -1), duty=(0.022, 0.03), aspect=0.62, row_shift=0.5)
 """Large slabs of plaster: what a plain wall or floor of the first edition is made of."""
