@@ -43,7 +43,8 @@ class TowardGoalAgent:
     ) -> None:
         self.batched = isinstance(env.unwrapped, gym.vector.VectorEnv)
         actions, space = single_spaces(env)
-        if not isinstance(actions, gym.spaces.Discrete) or not isinstance(space, gym.spaces.Dict):
+        shows_goal = isinstance(space, gym.spaces.Dict) and "goal" in space.spaces
+        if not shows_goal or not isinstance(actions, gym.spaces.Discrete):
             raise ValueError(f"the env needs a task and one action a chunk, got {actions} and {space}")
         self.labels = np.array(labels)
         # The first chunk has one motion less than later ones, since it begins with the start.

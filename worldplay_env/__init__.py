@@ -32,3 +32,10 @@ gymnasium.register(
     max_episode_steps=12,  # three times as many as the farthest goal is away
     kwargs={"world": "tiny", "task": "reach", "observation": "last"},
 )
+gymnasium.register(
+    id="WorldPlay/Collect-v0",
+    entry_point=_ENV,
+    vector_entry_point=_VECTOR_ENV,
+    max_episode_steps=18,  # three times the walk that the cells are drawn from
+    kwargs={"world": "scene", "task": "collect", "observation": "last"},
+)

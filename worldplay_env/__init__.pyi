@@ -28,6 +28,12 @@ from .media.image import (
     ImageError as ImageError,
     read_image as read_image,
 )
+from .envs.tasks.base import (
+    Task as Task,
+)
+from .envs.tasks.collect import (
+    Collect as Collect,
+)
 from .envs.tasks.reach import (
     Reach as Reach,
 )

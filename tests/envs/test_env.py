@@ -29,12 +29,13 @@ from worldplay_env.worlds.base import Decode
 from worldplay_env.worlds.testcard import frame_number
 
 REGISTERED = sorted(id for id in gymnasium.registry if id.startswith("WorldPlay/"))
-# Needs no download; the model takes seconds to be stepped as often as some of these tests do. The task, which steps
-# it for its goals too, has tests of its own.
+TASK_IDS = ("WorldPlay/Reach-v0", "WorldPlay/Collect-v0")
+"""They have tests of their own."""
+# Without a download. The model takes seconds in some of these tests.
 LOCAL = [
     pytest.param(id, marks=[] if "Testcard" in id else pytest.mark.slow)
     for id in REGISTERED
-    if id not in ("WorldPlay/Wan5B-v0", "WorldPlay/Reach-v0")
+    if id not in ("WorldPlay/Wan5B-v0", *TASK_IDS)
 ]
 
 
@@ -50,7 +51,7 @@ def env() -> Iterator[WorldPlayEnv]:
 
 def test_the_registered_ids_truncate_after_60_steps() -> None:
     assert set(REGISTERED) >= {"WorldPlay/Testcard-v0", "WorldPlay/Tiny-v0", "WorldPlay/Wan5B-v0"}
-    assert all(gymnasium.spec(id).max_episode_steps == 60 for id in REGISTERED if "Reach" not in id)
+    assert all(gymnasium.spec(id).max_episode_steps == 60 for id in REGISTERED if id not in TASK_IDS)
     env = make(max_episode_steps=2)
     assert [step[2:4] for step in episode(env, [9, 9])[1:]] == [(False, False), (False, True)]
 

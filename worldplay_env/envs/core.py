@@ -1,4 +1,4 @@
-"""Episodes of one world, many at a time: how they begin and go on, in one batch on the world's device."""
+"""The episodes of one world, reset and stepped in batches on the world's device."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 
+from worldplay_env.envs.episode import Episode, Stepped, compose, split, stack
 from worldplay_env.envs.observation import ObservationEncoder, chunk_info, start_info
 from worldplay_env.envs.rewards import append_poses, evaluate, start_path
-from worldplay_env.envs.tasks.reach import Reach
+from worldplay_env.envs.tasks.base import Task
 from worldplay_env.envs.transition import Goal, Reward, Transition
 from worldplay_env.worlds.base import (
     CHUNK_FRAMES,
@@ -37,74 +38,32 @@ T = TypeVar("T")
 OUTPUTS = ("numpy", "torch")
 """Arrays on the host, or tensors on the world's device."""
 FULL_MEMORY = MEMORY_LATENTS // CHUNK_LATENTS
-"""Chunks after which the next one is made from no more of the past than the last."""
+"""Chunks after which the memory stops growing."""
 
 
 @dataclass(frozen=True, eq=False)
-class Episode:
-    """A moment of one episode; a step makes the next one and leaves this as it is.
+class _Judged:
+    """A step of n episodes, judged: the task's new states and entries, rewards, terminations and successes."""
 
-    Attributes:
-        rollout: Of this episode alone.
-        observation: What was shown last: an array or tensor, or a dict of them.
-        path: float64 [T, 4, 4], the true poses of its latent frames, the start's first.
-        step: Steps so far.
-        frame: Frames so far.
-        goal: Where the env has a task.
-        shown_goal: What observations show of it.
-        pictures: uint8 [1 or more, height, width, 3], the newest frame as it is rendered, last, and with "all" before
-            it the others of its chunk; None if none are asked for.
-        ended: Whether it was terminated or truncated.
-        start: What the picture that it began from is called (`Start.name`).
-    """
-
-    rollout: Rollout
-    observation: Any
-    path: np.ndarray
-    step: int = 0
-    frame: int = 0
-    goal: Goal | None = None
-    shown_goal: Any = None
-    pictures: np.ndarray | None = None
-    ended: bool = False
-    start: str = ""
-
-    def fork(self) -> Self:
-        """Return the same moment with a rollout of its own; no tensor is copied."""
-        return replace(self, rollout=self.rollout.fork())
-
-
-@dataclass(frozen=True, eq=False)
-class Stepped:
-    """What a step of n episodes came to.
-
-    Attributes:
-        episodes: n new moments; not yet ended, whatever follows.
-        infos: n infos.
-        timings: n times the world's seconds by part.
-        rewards: float64 [n].
-        successes: bool [n], whether the step ended at the goal of a task.
-    """
-
-    episodes: list[Episode]
-    infos: list[dict[str, Any]]
-    timings: list[dict[str, float]]
+    states: Sequence[Any]
+    shown: Sequence[Mapping[str, Any]]
     rewards: np.ndarray
+    terminations: np.ndarray
     successes: np.ndarray
 
 
 class EnvCore:
-    """Where episodes of a world are played: it begins and advances any number at once, and keeps none.
+    """Resets and steps any number of episodes of one world; it keeps none of them.
 
     Args:
         load: Returns the world; called when it is first needed.
-        view: What is observed.
-        task: Gives episodes goals.
-        reward: Judges steps; by default the task.
-        pictures: "newest" or "all": which frames of the newest chunk episodes keep for rendering; None for none.
-        output: One of `OUTPUTS`, the kind of observations.
+        view: Encodes observations.
+        task: The episodes' task.
+        reward: Gives rewards, by default those of the task.
+        pictures: The frames of the newest chunk that episodes keep for rendering: "newest", "all", or None for none.
+        output: The kind of observations, one of `OUTPUTS`.
         words: Whether infos have the start's name and the prompt.
-        max_batch: The most that go through the world at once; None for all.
+        max_batch: The most episodes in one call of the world; None for all.
 
     Raises:
         TypeError: The reward is no function.
@@ -115,7 +74,7 @@ class EnvCore:
         load: Callable[[], World],
         view: ObservationEncoder,
         *,
-        task: Reach | None = None,
+        task: Task[Any] | None = None,
         reward: Reward | None = None,
         pictures: str | None = None,
         output: str = "numpy",
@@ -136,8 +95,7 @@ class EnvCore:
         if self._decode and view.kind != "chunk" and pictures != "all":
             self._decode = "newest"
         self._max_batch = max_batch
-        self.world_seconds = 0.0
-        """What calls of the world have taken, since it was last set to 0."""
+        self._world_seconds = 0.0
 
     @property
     def world(self) -> World:
@@ -147,30 +105,39 @@ class EnvCore:
         return self._world
 
     def adopt(self, episode: Episode) -> Episode:
-        """Return a moment that another stage of the same world may have made, as this one shows it.
+        """Return the moment of a snapshot for this core, with a fork of its rollout.
 
-        Its observation stays as it was; its rollout is a fork.
+        The observation stays as it was. The snapshot may come from another core of the same world.
 
         Raises:
-            ValueError: This stage cannot show its goal, or has a task where there is no goal.
+            ValueError: This core's task does not know the episode's state, or cannot show it.
         """
-        episode, shown_goal = episode.fork(), None
+        episode, shown = episode.fork(), dict[str, Any]()
         if self.task is not None:
-            needed = "latent" if self.view.kind == "latent" else "picture"
-            if episode.goal is None or getattr(episode.goal, needed) is None:
-                raise ValueError(
-                    f"the snapshot's goal has no {needed}: take it in an env with the same task and observation"
-                )
-            [shown_goal] = split(self.delivered(self.view.of_goals([episode.goal], self.world.device)))
+            self.task.check(episode.state, self.view)
+            [shown] = self._show([episode.state])
         pictures = None
         if self._pictures is not None:
-            # A stage that shows nothing keeps no frame: then the start is the newest picture that there is.
+            # A core without rendering keeps no frames: then the start is the newest picture.
             newest = episode.rollout.picture if episode.pictures is None else episode.pictures[-1]
             pictures = self.view.fit(newest)[None]
-        return replace(episode, shown_goal=shown_goal, pictures=pictures)
+        return replace(episode, shown=shown, pictures=pictures)
+
+    @contextmanager
+    def timed(self) -> Iterator[dict[str, float]]:
+        """Yield a dict that gets, when the block ends, its seconds: "total", and of these "world" and "host".
+
+        "world" counts the calls of the world, "host" the rest.
+        """
+        began, in_world = time.perf_counter(), self._world_seconds
+        seconds: dict[str, float] = {}
+        yield seconds
+        seconds["total"] = time.perf_counter() - began
+        seconds["world"] = self._world_seconds - in_world
+        seconds["host"] = seconds["total"] - seconds["world"]
 
     def release(self) -> None:
-        """Let go of the world until it is asked for again."""
+        """Drop the world until it is needed again."""
         self._world = None
 
     @property
@@ -179,7 +146,7 @@ class EnvCore:
         return self.view.space if self.task is None else self.task.space(self.view)
 
     def delivered(self, tensor: torch.Tensor) -> Any:
-        """Return a tensor in the stage's kind of output."""
+        """Return a tensor as the output kind asks: itself, or an array."""
         return tensor if self.output == "torch" else fetch(tensor)
 
     def reset(
@@ -189,7 +156,7 @@ class EnvCore:
 
         Args:
             drawn: Seed and start of each one's rollout.
-            generators: Each draws the goal of its own episode, if there is a task.
+            generators: Random numbers for each episode's task.
 
         Returns:
             Each one's first moment and info.
@@ -197,21 +164,21 @@ class EnvCore:
         check_fork(self.world.device)
         with self._in_world():
             rollouts = [self.world.start(start, seed) for seed, start in drawn]
-        goals, shown_goals = self._draw_goals(rollouts, generators)
+        states = self._begin_task(rollouts, generators)
+        shown = self._show(states)
         observations: list[Any] = []
         for part in _parts(rollouts, self._max_batch):
             observations += split(self.delivered(self.view.of_starts(part, self.world.device)))
         began = []
-        starts = [start for _, start in drawn]
-        for start, rollout, goal, shown_goal, shown in zip(
-            starts, rollouts, goals, shown_goals, observations, strict=True
+        for (_, start), rollout, state, entries, observation in zip(
+            drawn, rollouts, states, shown, observations, strict=True
         ):
             episode = Episode(
                 rollout=rollout,
-                observation=self._observed(shown, shown_goal),
+                observation=compose(observation, entries),
                 path=start_path(rollout.pose),
-                goal=goal,
-                shown_goal=shown_goal,
+                state=state,
+                shown=entries,
                 pictures=self.view.fit(rollout.picture)[None] if self._pictures else None,
                 start=start.name,
             )
@@ -226,116 +193,131 @@ class EnvCore:
             Control.of_labels(rollout.pose, np.broadcast_to(asked, CHUNK_LATENTS), first=rollout.chunks == 0)
             for rollout, asked in zip(rollouts, labels, strict=True)
         ]
-        chunks, observations, pictures = self._make(rollouts, controls)
+        chunks, observations, pictures, timings = self._make(rollouts, controls)
+        judged = self._judge(before, labels, chunks, observations)
         after = [
             replace(
                 episode,
                 rollout=rollout,
-                observation=self._observed(shown, episode.shown_goal),
+                observation=compose(observation, entries),
                 path=append_poses(episode.path, chunk.poses),
                 step=episode.step + 1,
                 frame=episode.frame + _frames_made(episode),
+                state=state,
+                shown=entries,
                 pictures=frames,
             )
-            for episode, rollout, chunk, shown, frames in zip(
-                before, rollouts, chunks, observations, pictures, strict=True
+            for episode, rollout, chunk, observation, state, entries, frames in zip(
+                before, rollouts, chunks, observations, judged.states, judged.shown, pictures, strict=True
             )
         ]
-        rewards, successes = self._judge(before, after, labels, chunks)
         infos = []
-        for old, new, control, chunk, success in zip(before, after, controls, chunks, successes, strict=True):
+        for old, new, control, chunk, success in zip(before, after, controls, chunks, judged.successes, strict=True):
             info = chunk_info(control, chunk, new.step, self.view.new_frames(_frames_made(old)), new.frame)
             infos.append(info | self._episode_info(new, bool(success)))
-        return Stepped(after, infos, [chunk.timings for chunk in chunks], rewards, successes)
+        return Stepped(after, infos, timings, judged.rewards, judged.terminations, judged.successes)
 
-    def _draw_goals(
-        self, rollouts: Sequence[Rollout], generators: Sequence[np.random.Generator]
-    ) -> tuple[list[Goal | None], list[Any]]:
-        """Return each rollout's goal and what is shown of it; None without a task."""
+    def _begin_task(self, rollouts: Sequence[Rollout], generators: Sequence[np.random.Generator]) -> list[Any]:
+        """Return the task's state of each new episode; None without a task."""
         if self.task is None:
-            return [None] * len(rollouts), [None] * len(rollouts)
-        goals: list[Goal] = []
+            return [None] * len(rollouts)
+        states: list[Any] = []
         for part in _parts(range(len(rollouts)), self._max_batch):
             group, draw = [rollouts[index] for index in part], [generators[index] for index in part]
             with self._in_world():
-                goals += self.task.goals(self.world, group, draw, pictures=bool(self._decode))
-        return [*goals], split(self.delivered(self.view.of_goals(goals, self.world.device)))
+                states += self.task.begin(self.world, group, draw, pictures=bool(self._decode))
+        return states
+
+    def _show(self, states: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return the task's entries of the observations of N states."""
+        entries = {} if self.task is None or not states else self.task.observe(states, self.view, self.world.device)
+        if not entries:
+            return [{} for _ in states]
+        return split({name: self.delivered(part) for name, part in entries.items()})
 
     def _make(
         self, rollouts: Sequence[Rollout], controls: Sequence[Control]
-    ) -> tuple[tuple[Chunk, ...], tuple[Any, ...], tuple[np.ndarray | None, ...]]:
-        """Make each rollout's next chunk, no more than `max_batch` at once: the chunks, observations and pictures.
+    ) -> tuple[tuple[Chunk, ...], tuple[Any, ...], tuple[np.ndarray | None, ...], dict[str, float]]:
+        """Make each rollout's next chunk, at most `max_batch` at once.
 
-        The chunks keep their newest frame alone: the others would fill the device's memory.
+        Returns:
+            Chunks, observations without the task's entries, rendered pictures, and the world's seconds by part. The
+            chunks keep their newest frame alone, since the others would fill the device's memory.
         """
-        # Those of equal age together: they share a batch within the world too.
+        # Equal ages together: within the world they share a batch too.
         by_age = sorted(range(len(rollouts)), key=lambda index: min(rollouts[index].chunks, FULL_MEMORY))
         made: dict[int, tuple[Chunk, Any, np.ndarray | None]] = {}
+        timings: dict[str, float] = {}
         for part in _parts(by_age, self._max_batch):
             group, cameras = [rollouts[index] for index in part], [controls[index] for index in part]
             with self._in_world():
                 chunks = self.world.step(group, cameras, decode=self._decode)
+            _add_up(timings, chunks)
             shown = split(self.delivered(self.view.of_chunks(group, chunks)))
             pictures = [self._rendered(chunk) for chunk in chunks]
             made.update(zip(part, zip(map(_with_newest_frame, chunks), shown, pictures, strict=True), strict=True))
         made_chunks, observations, rendered = zip(*(made[index] for index in range(len(rollouts))), strict=True)
-        return made_chunks, observations, rendered
+        return made_chunks, observations, rendered, timings
 
     def _rendered(self, chunk: Chunk) -> np.ndarray | None:
         return None if self._pictures is None else self.view.frames(chunk, newest=self._pictures == "newest")
 
     def _judge(
-        self, before: Sequence[Episode], after: Sequence[Episode], labels: np.ndarray, chunks: Sequence[Chunk]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rewards of a step, float64 [n], and which episodes ended it at their goal, bool [n]."""
-        nowhere = np.zeros(len(before), dtype=np.bool_)
+        self, before: Sequence[Episode], labels: np.ndarray, chunks: Sequence[Chunk], observations: Sequence[Any]
+    ) -> _Judged:
+        """Return what task and reward make of a step of n episodes."""
+        states, shown = [episode.state for episode in before], [episode.shown for episode in before]
+        rewards, none = np.zeros(len(before)), np.zeros(len(before), dtype=np.bool_)
         if self._reward is None:
-            return np.zeros(len(before)), nowhere
-        goals = [episode.goal for episode in before if episode.goal is not None]
+            return _Judged(states, shown, rewards, none, none)
         transition = Transition.of_chunks(
             chunks,
-            observation=stack([episode.observation for episode in after]),
+            observation=stack(observations),
             action=labels,
             past=[episode.path for episode in before],
-            step=np.array([episode.step for episode in after]),
-            goals=goals if self.task is not None else None,
+            step=np.array([episode.step + 1 for episode in before]),
+            goals=self._goals(states),
+            states=None if self.task is None else states,
         )
-        successes = nowhere if self.task is None else self.task.success(transition)
-        return evaluate(self._reward, transition), successes
+        if self.task is None:
+            return _Judged(states, shown, evaluate(self._reward, transition), none, none)
+        states = self.task.advance(transition)
+        changed = [row for row, episode in enumerate(before) if states[row] is not episode.state]
+        for row, entries in zip(changed, self._show([states[row] for row in changed]), strict=True):
+            shown[row] = entries
+        if shown[0]:
+            transition = replace(transition, observation=compose(transition.observation, stack(shown)))
+        successes, terminations = self.task.success(transition), self.task.terminated(transition)
+        return _Judged(states, shown, evaluate(self._reward, transition), terminations, successes)
 
-    def _observed(self, shown: Any, shown_goal: Any) -> Any:
-        return shown if self.task is None else self.task.observe(shown, shown_goal)
+    def goal(self, episode: Episode) -> Goal | None:
+        """Return where an episode should come to; None without a task, or with one that has no goals."""
+        return None if self.task is None else self.task.goal(episode.state)
+
+    def _goals(self, states: Sequence[Any]) -> list[Goal] | None:
+        """Return the goals of N states, None if the task has no goals."""
+        goals = [] if self.task is None else [self.task.goal(state) for state in states]
+        known = [goal for goal in goals if goal is not None]
+        return known if known and len(known) == len(states) else None
 
     def _episode_info(self, episode: Episode, success: bool) -> dict[str, Any]:
-        """Return what the info of a moment says of its episode."""
+        """Return the entries of an info about the episode and its task."""
         begun = {"start": episode.start, "prompt": episode.rollout.prompt} if self._words else {}
-        return begun if self.task is None or episode.goal is None else begun | self.task.info(episode.goal, success)
+        return begun if self.task is None else begun | self.task.info(episode.state, success)
 
     @contextmanager
     def _in_world(self) -> Iterator[None]:
-        """Count the time of what runs inside as the world's."""
+        """Count the block's seconds as the world's."""
         began = time.perf_counter()
         yield
-        self.world_seconds += time.perf_counter() - began
+        self._world_seconds += time.perf_counter() - began
 
 
-def stack(rows: Sequence[Any]) -> Any:
-    """Join rows of observations, arrays or tensors or dicts of them, to a new batch [N, ...]."""
-    if isinstance(rows[0], Mapping):
-        return {name: stack([row[name] for row in rows]) for name in rows[0]}
-    if isinstance(rows[0], np.ndarray):
-        return np.stack(rows)
-    import torch
-
-    return torch.stack(list(rows))
-
-
-def split(batch: Any) -> list[Any]:
-    """Return the rows of a batch [N, ...], which share its memory."""
-    if isinstance(batch, Mapping):
-        parts = {name: split(part) for name, part in batch.items()}
-        return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
-    return list(batch)
+def _add_up(timings: dict[str, float], chunks: Sequence[Chunk]) -> None:
+    """Add the seconds by part of the chunks of one call; chunks of one batch have equal timings, which count once."""
+    for batch in dict.fromkeys(tuple(chunk.timings.items()) for chunk in chunks):
+        for part, seconds in batch:
+            timings[part] = timings.get(part, 0.0) + seconds
 
 
 def _frames_made(episode: Episode) -> int:

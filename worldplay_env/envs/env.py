@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +11,17 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import EzPickle
 
 from worldplay_env.envs.action_space import action_space, check_action
-from worldplay_env.envs.core import EnvCore, Episode, split, stack
-from worldplay_env.envs.observation import ObservationEncoder, render_rate
+from worldplay_env.envs.construction import WorldEnvBase, arguments_of
+from worldplay_env.envs.episode import Episode, split, stack
 from worldplay_env.envs.reset_options import NOT_GIVEN, START_OPTIONS, check_options, draw_start, warn_of_prompt
-from worldplay_env.envs.starts import Starts, StartSource, find_starts
-from worldplay_env.envs.tasks.reach import Reach
+from worldplay_env.envs.starts import Starts, find_starts
+from worldplay_env.envs.tasks.base import Task
 from worldplay_env.envs.transition import Goal, Reward
 from worldplay_env.envs.window import Window
 from worldplay_env.media.image import ImageSource
 from worldplay_env.worlds.base import Rollout, World, check_prompt
-from worldplay_env.worlds.registry import lazy_world
 
 RENDER_MODES = ("rgb_array", "rgb_array_list", "human")
 
@@ -37,7 +34,7 @@ class Snapshot:
     world: World
 
 
-class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
+class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
     """A video world that goes on from a picture as the camera in it is moved.
 
     Description:
@@ -162,49 +159,19 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         revision: str | None = None,
         weights: str | None = None,
         reward: Reward | None = None,
-        task: str | Mapping[str, Any] | Reach | None = None,
+        task: str | Mapping[str, Any] | Task[Any] | None = None,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        EzPickle.__init__(self, **given)
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(f"unknown render mode {render_mode!r}: known are {', '.join(RENDER_MODES)}, or None")
-        settings = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}
-        spec, load = lazy_world(world, **settings, accept_license=accept_license)
-        self.render_mode = render_mode
-        self.metadata = {**type(self).metadata, "render_fps": render_rate(spec.fps, render_mode)}
-        self._core = EnvCore(
-            load,
-            ObservationEncoder.of(observation, spec, size, every=every, channel_first=channel_first),
-            task=Reach.of(task),
-            reward=reward,
-            pictures=None if render_mode is None else "newest" if render_mode == "rgb_array" else "all",
+        given = arguments_of(locals())
+        self._construct(
+            given, pictures=None if render_mode is None else "newest" if render_mode == "rgb_array" else "all"
         )
-        self._promised = spec
-        self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts, spec)
         self.observation_space = self._core.space
         self.action_space = action_space(actions)
-        self._window = Window(f"WorldPlay: {getattr(world, 'name', world)}", spec.fps)
+        self._window = Window(f"WorldPlay: {getattr(world, 'name', world)}", self.fps)
         self._episode: Episode | None = None
         self._unrendered: list[np.ndarray] = []
         self.time_limit: int | None = None
         """Steps of an episode, if a program says what its wrapper counts: the window then tells how many are left."""
-        self.timings: dict[str, float] = {}
-        """Seconds by part of the newest step ("host": fetching and arranging the frames); empty after a reset."""
-
-    @property
-    def world(self) -> World:
-        """The world, which is loaded when it is first asked for: by `reset`, or by this."""
-        return self._core.world
-
-    @property
-    def fps(self) -> int:
-        """Frames a second of the world's video, whatever the render mode."""
-        return self._promised.fps
-
-    @property
-    def weights(self) -> str:
-        """Where the world's parameters came from ("random", "trained", a revision, "none"); loads it if need be."""
-        return self.world.weights
 
     @property
     def rollout(self) -> Rollout:
@@ -212,14 +179,9 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
         return self._running().rollout
 
     @property
-    def task(self) -> Reach | None:
-        """The task, if the env has one."""
-        return self._core.task
-
-    @property
     def goal(self) -> Goal | None:
-        """The running episode's goal, if the env has a task."""
-        return None if self._episode is None else self._episode.goal
+        """The running episode's goal; None without one, as in tasks that have no place to reach."""
+        return None if self._episode is None else self._core.goal(self._episode)
 
     def reset(  # Gymnasium's two arguments, and the start in front of them
         self,
@@ -276,14 +238,14 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
             WorldError: The world could not make the chunk.
             RewardError: The reward function could not judge it. Whatever is raised, the env is as it was.
         """
-        began, self._core.world_seconds = time.perf_counter(), 0.0
-        episode, labels = self._running(), check_action(action, self.action_space.shape or ())
-        stepped = self._core.step([episode], labels[None])
+        with self._core.timed() as timings:
+            episode, labels = self._running(), check_action(action, self.action_space.shape or ())
+            stepped = self._core.step([episode], labels[None])
         [self._episode], [info] = stepped.episodes, stepped.infos
-        host = time.perf_counter() - began - self._core.world_seconds
-        self.timings = {**stepped.timings[0], "host": host}
-        self._show(success=bool(stepped.successes[0]))
-        return _copy(self._episode.observation), float(stepped.rewards[0]), bool(stepped.successes[0]), False, info
+        self.timings = {**stepped.timings, **timings}
+        terminated = bool(stepped.terminations[0])
+        self._show(terminated, bool(stepped.successes[0]))
+        return _copy(self._episode.observation), float(stepped.rewards[0]), terminated, False, info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:  # type: ignore[override]
         """Return the newest frame, all frames since the last call, or None, by the render mode."""
@@ -346,27 +308,29 @@ class WorldPlayEnv(gymnasium.Env[Any, Any], EzPickle):
             raise ResetNeeded("no episode is running: call reset() first")
         return self._episode
 
-    def _show(self, success: bool = False) -> None:
+    def _show(self, terminated: bool = False, success: bool = False) -> None:
         """Keep or play the new frames, as the render mode asks."""
         pictures = self._running().pictures
         if pictures is not None and self.render_mode == "rgb_array_list":
             self._unrendered.extend(picture.copy() for picture in pictures)
         elif pictures is not None and self.render_mode == "human":
-            self._play(pictures, success)
+            self._play(pictures, terminated, success)
 
-    def _play(self, pictures: np.ndarray, success: bool) -> None:
-        """Play new frames in the window: with a task beside the goal, with a line on how the episode stands."""
-        episode = self._running()
-        if self.task is None or episode.goal is None or episode.goal.picture is None:
+    def _play(self, pictures: np.ndarray, terminated: bool, success: bool) -> None:
+        """Play new frames in the window: with a task beside its picture, above its line."""
+        episode, task = self._running(), self.task
+        if task is None:
             self._window.play(pictures)
             return
-        goal = self._core.view.fit(episode.goal.picture)
+        picture = task.picture(episode.state)
+        beside = None if picture is None else self._core.view.fit(picture)
         left = None if self.time_limit is None else max(0, self.time_limit - episode.step)
         stands = f"{episode.step} so far" if left is None else f"{left} left"
-        self._window.play(pictures, goal, f"the goal is at the right; steps: {stands}")
-        if success or left == 0:
-            said = f"{'reached' if success else 'not reached'}; steps: {episode.step}"
-            self._window.play([pictures[-1]] * self.fps, goal, said)  # for a second
+        running = task.caption(episode.state, ended=False, success=False)
+        self._window.play(pictures, beside, f"{running}; steps: {stands}")
+        if terminated or left == 0:
+            said = f"{task.caption(episode.state, ended=True, success=success)}; steps: {episode.step}"
+            self._window.play([pictures[-1]] * self.fps, beside, said)  # for a second
 
 
 def _copy(observation: Any) -> Any:

@@ -78,7 +78,7 @@ class ObservationEncoder:
         """The space of one world's observations."""
         if self.kind == "latent":
             assert self.world.latent_shape is not None  # checked when the view was made
-            return _latent_space(self.world.latent_shape)
+            return unbounded_box(self.world.latent_shape)
         shape = self._frame_shape
         return spaces.Box(0, 255, (CHUNK_FRAMES // self.every, *shape) if self.kind == "chunk" else shape, np.uint8)
 
@@ -88,7 +88,7 @@ class ObservationEncoder:
         if self.kind == "latent":
             assert self.world.latent_shape is not None
             channels, _, *grid = self.world.latent_shape
-            return _latent_space((channels, 1, *grid))
+            return unbounded_box((channels, 1, *grid))
         return spaces.Box(0, 255, self._frame_shape, np.uint8)
 
     @property
@@ -172,8 +172,8 @@ def _picture(rollout: Rollout, device: torch.device) -> torch.Tensor:
     return torch.tensor(rollout.picture, device=device)
 
 
-def _latent_space(shape: tuple[int, ...]) -> spaces.Box:
-    # Not infinity: a world's latents are finite, or the step that made them fails.
+def unbounded_box(shape: tuple[int, ...]) -> spaces.Box:
+    """Return the space of finite float32 arrays of a shape."""
     limit = float(np.finfo(np.float32).max)
     return spaces.Box(-limit, limit, shape, np.float32)
 

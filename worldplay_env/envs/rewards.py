@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -153,11 +153,16 @@ def reach_reward(
 
 def check_arrival(distance: float, angle: float, reward: str) -> None:
     """Raise ValueError unless a distance, an angle in degrees and a kind of reward can judge an arrival."""
-    for name, value in (("distance", distance), ("angle", angle)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be a positive number, got {value!r}")
+    check_positive("distance", distance)
+    check_positive("angle", angle)
     if reward not in KINDS:
         raise ValueError(f"unknown reward {reward!r}: known are {', '.join(KINDS)}")
+
+
+def check_positive(name: str, value: Any, what: str = "a positive number") -> None:
+    """Raise ValueError unless a value is a positive, finite number; `what` names it in the message."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be {what}, got {value!r}")
 
 
 def reach_view(goal: ImageSource | None = None, *, space: str = "pixels") -> Reward:
@@ -239,14 +244,26 @@ def cover_ground(cell: float = 0.25) -> Reward:
     Raises:
         ValueError: A side that is not positive.
     """
-    if isinstance(cell, bool) or not isinstance(cell, int | float) or not 0 < cell < float("inf"):
-        raise ValueError(f"cell must be a positive number of world units, got {cell!r}")
+    check_positive("cell", cell, "a positive number of world units")
     return functools.partial(_new_cells, cell=cell)
+
+
+def cells_of(poses: np.ndarray, cell: float) -> np.ndarray:
+    """Return the cells of the map that camera positions lie in.
+
+    Args:
+        poses: float64 [T, 4, 4], camera-to-world matrices.
+        cell: World units along a side of a square cell; see `cover_ground`.
+
+    Returns:
+        int64 [T, 2], indices along the x and z axes.
+    """
+    return np.rint(poses[:, [0, 2], 3] / cell).astype(np.int64)
 
 
 def _new_cells(transition: Transition, cell: float) -> np.ndarray:
     def cells(poses: np.ndarray) -> set[tuple[int, int]]:
-        return {(int(x), int(z)) for x, z in np.rint(poses[:, [0, 2], 3] / cell)}
+        return {(x, z) for x, z in cells_of(poses, cell).tolist()}
 
     return np.array(
         [len(cells(poses) - cells(past)) for poses, past in zip(transition.poses, transition.past, strict=True)],

@@ -61,10 +61,11 @@ class Transition:
         past: N of float64 [T, 4, 4]: the true poses of each episode's latent frames before this chunk, the start's
             first; T is 1 before the first step, whose chunk shows the start's pose again, then 4, 8, 12, ...
         step: int64 [N], steps of each episode, this one included.
-        goals: The N goals, where the env has a task.
+        goals: The N goals, where the env's task has places to reach ("reach").
         frames: uint8 [N, height, width, 3], the newest frame of each, in the world's own size and on its device; None
             if the chunks were not decoded.
         latents: float32 [N, channels, 4, rows, columns], on the device; None for a world that has none.
+        states: The task's state of each world before the step (`Task.begin`, `Task.advance`); None without a task.
     """
 
     observation: Any
@@ -75,6 +76,7 @@ class Transition:
     goals: Sequence[Goal] | None
     frames: torch.Tensor | None
     latents: torch.Tensor | None
+    states: Sequence[Any] | None = None
 
     __repr__ = one_line
 
@@ -88,6 +90,7 @@ class Transition:
         past: Sequence[np.ndarray],
         step: np.ndarray,
         goals: Sequence[Goal] | None,
+        states: Sequence[Any] | None = None,
     ) -> Transition:
         """Return the transition of N worlds that made these chunks."""
         import torch
@@ -103,6 +106,7 @@ class Transition:
             goals=goals,
             frames=torch.stack(frames) if frames else None,
             latents=torch.stack(latents) if latents else None,
+            states=states,
         )
 
 

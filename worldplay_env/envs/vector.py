@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,19 +10,18 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from worldplay_env.envs.action_space import action_space, check_action
-from worldplay_env.envs.core import OUTPUTS, EnvCore, Episode, split, stack
-from worldplay_env.envs.observation import ObservationEncoder, render_rate
+from worldplay_env.envs.construction import WorldEnvBase, arguments_of
+from worldplay_env.envs.core import OUTPUTS
+from worldplay_env.envs.episode import Episode, split, stack
 from worldplay_env.envs.reset_options import Randomness, ResetRequest, seeds_of
-from worldplay_env.envs.starts import Starts, StartSource, find_starts
-from worldplay_env.envs.tasks.reach import Reach
+from worldplay_env.envs.starts import Starts, find_starts
+from worldplay_env.envs.tasks.base import Task
 from worldplay_env.envs.transition import Goal, Reward
 from worldplay_env.worlds.base import Rollout, World
-from worldplay_env.worlds.registry import lazy_world
 
 RENDER_MODES = ("rgb_array",)
 AUTORESET_MODES = {
@@ -43,7 +41,7 @@ class VectorSnapshot:
     """The space of observations, the kind of output and the size of rendered frames."""
 
 
-class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
+class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
     """N worlds that are stepped as one batch; row i is what a `WorldPlayEnv` with seed `seed + i` would be.
 
     Actions, observations, infos, starts and tasks are those of `WorldPlayEnv`, batched as Gymnasium batches them. A
@@ -106,41 +104,27 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         revision: str | None = None,
         weights: str | None = None,
         reward: Reward | None = None,
-        task: str | Mapping[str, Any] | Reach | None = None,
+        task: str | Mapping[str, Any] | Task[Any] | None = None,
         max_episode_steps: int | None = 60,
         autoreset_mode: str | AutoresetMode = "next_step",
         output: str = "numpy",
         max_batch: int | None = None,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        EzPickle.__init__(self, **given)
-        self._episodes: list[Episode | None] = []
+        given = arguments_of(locals())
+        self._episodes: list[Episode | None] = []  # for `close`, where the arguments are refused
         self.num_envs = _count("num_envs", num_envs)
         self._limit = None if max_episode_steps in (None, -1) else _count("max_episode_steps", max_episode_steps)
         self._mode = _autoreset_mode(autoreset_mode)
-        for name, value, known in (
-            ("output", output, OUTPUTS),
-            ("render mode", render_mode, (None, *RENDER_MODES)),
-        ):
-            if value not in known:
-                raise ValueError(f"unknown {name} {value!r}: known are {', '.join(map(str, known))}")
-        settings = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}
-        spec, load = lazy_world(world, **settings, accept_license=accept_license)
-        self.render_mode = render_mode
-        self._core = EnvCore(
-            load,
-            ObservationEncoder.of(observation, spec, size, every=every, channel_first=channel_first),
-            task=Reach.of(task),
-            reward=reward,
+        if output not in OUTPUTS:
+            raise ValueError(f"unknown output {output!r}: known are {', '.join(OUTPUTS)}")
+        self._construct(
+            given,
             pictures=None if render_mode is None else "newest",
             output=output,
             words=False,
             max_batch=None if max_batch is None else _count("max_batch", max_batch),
         )
-        self._promised = spec
-        self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts, spec)
-        self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
-        self.metadata["render_fps"] = render_rate(spec.fps, render_mode)
+        self.metadata["autoreset_mode"] = self._mode
         self.autoreset_mode = self._mode  # where TorchRL looks for it
         self.single_observation_space = self._core.space
         self.single_action_space = action_space(actions)
@@ -148,25 +132,8 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._episodes = [None] * self.num_envs
         self._random: list[Randomness | None] = [None] * self.num_envs
-        self.timings: dict[str, float] = {}
-        """Seconds of the newest step, and of these what the world took (chunks, starts, goals): "total", "world"."""
 
-    # ---- what a vector env has
-
-    @property
-    def world(self) -> World:
-        """The world, which is loaded when it is first asked for: by `reset`, or by this."""
-        return self._core.world
-
-    @property
-    def fps(self) -> int:
-        """Frames a second of the worlds' video; what `render` returns is of every step's end."""
-        return self._promised.fps
-
-    @property
-    def weights(self) -> str:
-        """Where the world's parameters came from ("random", "trained", a revision, "none"); loads it if need be."""
-        return self.world.weights
+    # ---- the state of the episodes
 
     @property
     def rollouts(self) -> tuple[Rollout, ...]:
@@ -184,14 +151,9 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         return tuple(episode.rollout.prompt for episode in self._running())
 
     @property
-    def task(self) -> Reach | None:
-        """The task, if the env has one."""
-        return self._core.task
-
-    @property
     def goals(self) -> tuple[Goal | None, ...]:
-        """The goal of every row's episode, None without a task; raises ResetNeeded before the first reset."""
-        return tuple(episode.goal for episode in self._running())
+        """The goal of every row's episode, None without one; raises ResetNeeded before the first reset."""
+        return tuple(self._core.goal(episode) for episode in self._running())
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -252,37 +214,10 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
             RewardError: The reward function raised, or did not return a finite number for each row that stepped.
             WorldError: The world could not make the chunks. Whatever is raised, the env is as it was.
         """
-        clock, self._core.world_seconds = time.perf_counter(), 0.0
-        episodes = self._running()
-        ended = np.array([episode.ended for episode in episodes])
-        if self._mode is AutoresetMode.DISABLED and ended.any():
-            raise ResetNeeded(
-                f"the episodes of envs {np.flatnonzero(ended).tolist()} have ended: begin them anew with "
-                'reset(options={"reset_mask": a bool array that is True for them})'
-            )
-        labels = self._labels(actions)
-        rewards, infos = np.zeros(self.num_envs), dict[str, Any]()
-        terminations, truncations, anew = np.zeros_like(ended), np.zeros_like(ended), ended.copy()
-        if going := np.flatnonzero(~ended).tolist():
-            stepped = self._core.step([episodes[row] for row in going], labels[going])
-            rewards[going], terminations[going] = stepped.rewards, stepped.successes
-            for row, episode, info in zip(going, stepped.episodes, stepped.infos, strict=True):
-                truncations[row] = self._limit is not None and episode.step >= self._limit
-                done = bool(terminations[row] or truncations[row])
-                episodes[row] = replace(episode, ended=done)
-                anew[row] = done and self._mode is AutoresetMode.SAME_STEP
-                if anew[row]:
-                    info = {"final_obs": split(stack([episode.observation]))[0], "final_info": info}
-                infos = self._add_info(infos, info, row)
-        began, random = self._begin(ResetRequest.plain(anew), [None] * self.num_envs) if anew.any() else ({}, {})
-        for row, (episode, info) in began.items():
-            episodes[row] = episode
-            infos = self._add_info(infos, info, row)
-        observations = stack([episode.observation for episode in episodes])
-        results = self._results(rewards, terminations, truncations)
-        self._commit(episodes, random)
-        self.timings = {"world": self._core.world_seconds, "total": time.perf_counter() - clock}
-        return observations, *results, infos
+        with self._core.timed() as timings:
+            results, parts = self._step(actions)
+        self.timings = {**parts, **timings}
+        return results
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return the newest frame of every row, uint8 [height, width, 3]; None, with a warning, if not asked for."""
@@ -329,6 +264,38 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
 
     # ---- a reset and a step, before they are committed
 
+    def _step(self, actions: Any) -> tuple[Any, dict[str, float]]:
+        """Step every row and commit the result; return the five results and the world's seconds by part."""
+        episodes = self._running()
+        ended = np.array([episode.ended for episode in episodes])
+        if self._mode is AutoresetMode.DISABLED and ended.any():
+            raise ResetNeeded(
+                f"the episodes of envs {np.flatnonzero(ended).tolist()} have ended: begin them anew with "
+                'reset(options={"reset_mask": a bool array that is True for them})'
+            )
+        labels = self._labels(actions)
+        rewards, infos, parts = np.zeros(self.num_envs), dict[str, Any](), dict[str, float]()
+        terminations, truncations, anew = np.zeros_like(ended), np.zeros_like(ended), ended.copy()
+        if going := np.flatnonzero(~ended).tolist():
+            stepped = self._core.step([episodes[row] for row in going], labels[going])
+            rewards[going], terminations[going], parts = stepped.rewards, stepped.terminations, stepped.timings
+            for row, episode, info in zip(going, stepped.episodes, stepped.infos, strict=True):
+                truncations[row] = self._limit is not None and episode.step >= self._limit
+                done = bool(terminations[row] or truncations[row])
+                episodes[row] = replace(episode, ended=done)
+                anew[row] = done and self._mode is AutoresetMode.SAME_STEP
+                if anew[row]:
+                    info = {"final_obs": split(stack([episode.observation]))[0], "final_info": info}
+                infos = self._add_info(infos, info, row)
+        began, random = self._begin(ResetRequest.plain(anew), [None] * self.num_envs) if anew.any() else ({}, {})
+        for row, (episode, info) in began.items():
+            episodes[row] = episode
+            infos = self._add_info(infos, info, row)
+        observations = stack([episode.observation for episode in episodes])
+        results = self._results(rewards, terminations, truncations)
+        self._commit(episodes, random)
+        return (observations, *results, infos), parts
+
     def _begin(
         self, request: ResetRequest, seeds: Sequence[int | None]
     ) -> tuple[dict[int, tuple[Episode, dict[str, Any]]], dict[int, Randomness]]:
@@ -368,14 +335,14 @@ class WorldPlayVectorEnv(VectorEnv[Any, Any, Any], EzPickle):
         self._random = [Randomness.of(None) if one is None else one for one in self._random]
         return [one for one in self._random if one is not None]
 
-    def _results(self, *arrays: np.ndarray) -> list[Any]:
+    def _results(self, rewards: np.ndarray, *ends: np.ndarray) -> tuple[Any, ...]:
         """Return rewards, terminations and truncations in the env's kind of output."""
         if self._core.output == "numpy":
-            return list(arrays)
+            return rewards, *ends
         import torch
 
-        tensors = [torch.from_numpy(array) for array in arrays]
-        return [(one.float() if one.is_floating_point() else one).to(self.world.device) for one in tensors]
+        tensors = [torch.from_numpy(rewards).float(), *map(torch.from_numpy, ends)]
+        return tuple(tensor.to(self.world.device) for tensor in tensors)
 
     def _labels(self, actions: Any) -> np.ndarray:
         """Return the labels of all rows, int64 [N] or [N, 4]; those of rows that begin anew are checked as well."""

@@ -307,7 +307,7 @@ def test_success_is_judged_by_where_the_camera_is_and_not_by_where_it_was_sent()
     np.testing.assert_array_equal(true, env.rollout.pose)
     assert np.linalg.norm(asked[:3, 3] - true[:3, 3]) > 1
     for pose, expected in ((asked, False), (true, True)):
-        env.restore(replace(moment, episode=replace(moment.episode, goal=replace(goal, pose=pose))))
+        env.restore(replace(moment, episode=replace(moment.episode, state=replace(goal, pose=pose))))
         ended = [env.step(FORWARD)[2] for _ in range(15)]
         assert ended[-1] is expected
         assert any(ended) is expected
@@ -383,7 +383,7 @@ def test_a_reward_that_fails_leaves_goal_and_episode() -> None:
     ("task", "error", "message"),
     [
         ("fly", ValueError, "unknown task 'fly': known are reach"),
-        (3, TypeError, '"reach", a mapping of its fields or a Reach, got 3'),
+        (3, TypeError, 'a task is "reach" or "collect", a mapping of its fields or a Task, got 3'),
         ({"range": 3}, ValueError, "unknown field 'range' of a task: known are distance, angle, chunks"),
         ({"distance": -1}, ValueError, "distance must be a positive number, got -1"),
         ({"angle": "wide"}, ValueError, "angle must be a positive number, got 'wide'"),
