@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import runpy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from worldplay_env.workers import collect
 AGENTS = Path(__file__).resolve().parent.parent / "agents"
 # Not imported: a class of no module travels to the workers by value, so that other machines need no copy of its file.
 RandomAgent = runpy.run_path(str(AGENTS / "random_agent.py"))["RandomAgent"]
+sys.path[:0] = [str(AGENTS)]
 ScriptedAgent = runpy.run_path(str(AGENTS / "scripted.py"))["ScriptedAgent"]
 
 

@@ -1,14 +1,8 @@
-"""Other people's loops on the real env: their own checkers pass, and they see what the env shows."""
+"""Other libraries' loops on the real env: their checkers pass, and they get the env's observations."""
 
 from __future__ import annotations
 
-import ast
 import gc
-import multiprocessing
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +11,11 @@ import numpy as np
 import pytest
 from envs import bare
 from films import read_film
-from scripts import ROOT
+from libraries import CLOSED_AFTER, MINARI_FOLDERS, counted, run
 
-import worldplay_env
 from worldplay_env.envs.vector import WorldPlayVectorEnv
 from worldplay_env.envs.wrappers.frame_by_frame import FrameByFrame
 from worldplay_env.worlds.testcard import frame_number
-
-PAGE = (ROOT / "examples" / "libraries.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
-MINARI_ADVICE = r"ignore:`\w+` is set to None:UserWarning"
-"""What Minari says of a dataset whose author, code and so on are not given."""
-MINARI_FOLDERS = "ignore:Implicitly cleaning up:ResourceWarning"
-"""What Python says of the temporary folders that Minari has emptied and does not close; they go when collected."""
-
-# Runs before a program that plays: the window's close button is pressed after so many frames.
-CLOSED_AFTER = """
-import itertools, pygame
-calls, get = itertools.count(), pygame.event.get
-pygame.event.get = lambda: [pygame.event.Event(pygame.QUIT)] if next(calls) == {frames} else get()
-"""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _processes_start_as_before() -> Iterator[None]:
-    """Put back how processes are started, which importing TorchRL sets for all that follows."""
-    before = multiprocessing.get_start_method(allow_none=True)
-    yield
-    multiprocessing.set_start_method(before, force=True)
 
 
 def make(**arguments: Any) -> gymnasium.Env[Any, Any]:
@@ -54,67 +25,6 @@ def make(**arguments: Any) -> gymnasium.Env[Any, Any]:
 
 def make_vec(num_envs: int = 3, **arguments: Any) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
     return gymnasium.make_vec("WorldPlay/Testcard-v0", num_envs=num_envs, **arguments)
-
-
-def counted(envs: gymnasium.vector.VectorEnv[Any, Any, Any], actions: np.ndarray) -> list[dict[str, Any]]:
-    """Play episodes of two steps with Gymnasium's statistics, and return each one's last info."""
-    envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(envs)
-    envs = gymnasium.wrappers.vector.DictInfoToList(envs)
-    envs.reset(seed=0)
-    for _ in range(2):
-        *_, truncations, infos = envs.step(actions)
-    assert truncations.all()
-    return list(infos)
-
-
-def run(program: str, folder: Path) -> str:
-    """Run a program in a folder, and return what it printed."""
-    result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-class TestThePage:
-    @pytest.mark.slow
-    @pytest.mark.filterwarnings(MINARI_ADVICE, MINARI_FOLDERS)
-    @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-    def test_its_code_runs(self, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        if "ray.rllib" in block:
-            pytest.importorskip("tree", reason="RLlib is not installed: it wants an environment of its own")
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-                for name in names:
-                    pytest.importorskip(str(name).partition(".")[0])
-        if "RecordVideo" in block:
-            pytest.importorskip("moviepy")
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-        if "utils.play" in block:  # it sets the backend of the process's plots
-            run(CLOSED_AFTER.format(frames=20) + block, tmp_path)
-        elif "ray.rllib" in block:  # it starts processes, and warns of itself
-            run(block, tmp_path)
-        else:
-            exec(compile(block, "examples/libraries.md", "exec"), {"__name__": "__main__"})
-            gc.collect()
-        films = {path.parent.name for path in tmp_path.rglob("*.mp4")}
-        assert films == {name for name in ("videos", "films") if f'"outputs/{name}"' in block}
-
-    def test_it_shows_every_library(self) -> None:
-        for name in ("RecordVideo", "FrameStackObservation", "RecordEpisodeStatistics", "play", "stable_baselines3"):
-            assert name in "".join(BLOCKS)
-        for name in ("torchrl", "minari", "wrappers.vector"):
-            assert name in "".join(BLOCKS)
-
-    def test_its_code_uses_public_names_alone(self) -> None:
-        used = {
-            alias.name
-            for block in BLOCKS
-            for node in ast.walk(ast.parse(block))
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("worldplay_env")
-            for alias in node.names
-        }
-        assert used <= set(worldplay_env.__all__)
 
 
 class TestGymnasium:
@@ -358,60 +268,3 @@ class TestMinari:
         np.testing.assert_array_equal(again.reset(seed=3)[0], dataset[0].observations[0])
         del env
         gc.collect()
-
-
-@pytest.mark.slow
-class TestTheDream:
-    """The same loops, briefly, on the embedded world."""
-
-    def reach(self) -> gymnasium.Env[Any, Any]:
-        return gymnasium.make("WorldPlay/Reach-v0", size=(48, 80))
-
-    def test_stable_baselines3_checks_the_task_and_learns_it(self) -> None:
-        sb3 = pytest.importorskip("stable_baselines3")
-        checker = pytest.importorskip("stable_baselines3.common.env_checker")
-        checker.check_env(self.reach(), skip_render_check=False)
-        model = sb3.PPO("MultiInputPolicy", self.reach(), n_steps=8, batch_size=4, n_epochs=1, device="cpu")
-        before = [parameter.detach().clone() for parameter in model.policy.parameters()]
-        model.learn(8)
-        assert any(not old.equal(new) for old, new in zip(before, model.policy.parameters(), strict=True))
-
-    def test_torchrl_checks_it(self) -> None:
-        envs = pytest.importorskip("torchrl.envs")
-        for name, observation in (("Tiny", "latent"), ("Reach", "last")):
-            env = envs.GymEnv(
-                f"WorldPlay/{name}-v0", observation=observation, categorical_action_encoding=True, device="cpu"
-            )
-            envs.check_env_specs(env)
-            assert env.rollout(2, break_when_any_done=False).batch_size == (2,)
-
-    def test_gymnasiums_wrappers_stack_and_count(self) -> None:
-        inner = FrameByFrame(gymnasium.make("WorldPlay/Tiny-v0", size=(48, 80), max_episode_steps=1))
-        env = gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.wrappers.FrameStackObservation(inner, 4))
-        env.reset(seed=0)
-        for _ in range(13):
-            observation, _, _, truncated, info = env.step(9)
-        assert observation in env.observation_space
-        assert len({frame.tobytes() for frame in observation}) == 4
-        assert truncated
-        assert info["episode"]["l"] == 13
-
-    def test_vector_wrappers_count(self) -> None:
-        envs = gymnasium.make_vec("WorldPlay/Reach-v0", num_envs=2, size=(48, 80), max_episode_steps=2)
-        infos = counted(envs, np.array([0, 0]))
-        assert [info["episode"]["l"] for info in infos] == [2] * 2
-
-    @pytest.mark.filterwarnings(MINARI_ADVICE, MINARI_FOLDERS)
-    def test_minari_reads_back_what_was_dreamt(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        minari = pytest.importorskip("minari")
-        pytest.importorskip("h5py")
-        pytest.importorskip("jax")
-        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-        tiny = gymnasium.make("WorldPlay/Tiny-v0", observation="latent", max_episode_steps=2)
-        env = minari.DataCollector(tiny, record_infos=True)
-        shown = [env.reset(seed=3)[0], *(env.step(action)[0] for action in (9, 1))]
-        env.create_dataset("worldplay/dream-v0", algorithm_name="test", author="test", author_email="test")
-        env.close()
-        [episode] = minari.load_dataset("worldplay/dream-v0").iterate_episodes()
-        np.testing.assert_array_equal(episode.observations, np.stack(shown))
-        np.testing.assert_array_equal(episode.actions, [9, 1])
