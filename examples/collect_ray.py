@@ -26,9 +26,9 @@ import tyro
 from worldplay_env.workers import collect
 
 AGENTS = Path(__file__).resolve().parent.parent / "agents"
+sys.path[:0] = [str(AGENTS)]  # what the agents share
 # Not imported: a class of no module travels to the workers by value, so that other machines need no copy of its file.
 RandomAgent = runpy.run_path(str(AGENTS / "random_agent.py"))["RandomAgent"]
-sys.path[:0] = [str(AGENTS)]
 ScriptedAgent = runpy.run_path(str(AGENTS / "scripted.py"))["ScriptedAgent"]
 
 

@@ -92,8 +92,8 @@ def test_nothing_is_cut_off(
 def test_a_window_that_is_too_small_for_anything_is_drawn_all_the_same(
     size: tuple[int, int], open_screen: Callable
 ) -> None:
-    lanes = {"pictures": (GREEN, BLUE), "captions": ("one", "two"), "walks": (WALK, WALK)}
-    assert drawn(open_screen(size), full_view(typing="snow", **lanes)).shape == (size[1], size[0], 3)
+    panels = {"pictures": (GREEN, BLUE), "captions": ("one", "two"), "walks": (WALK, WALK)}
+    assert drawn(open_screen(size), full_view(typing="snow", **panels)).shape == (size[1], size[0], 3)
 
 
 @pytest.mark.parametrize("size", SIZES[:2])

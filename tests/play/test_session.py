@@ -48,7 +48,7 @@ def test_what_is_shown_is_what_the_world_makes_of_the_keys(clock: FakeClock) -> 
     session.press("right")
     frames += show(session, clock, 30)
     session.close()
-    keys = [frame.stride.keys for frame in frames if frame.index == 0]
+    keys = [frame.record.keys for frame in frames if frame.index == 0]
 
     assert keys[0] == ((),) * 4
     assert {("w",), ("w", "right")} < {keys_ for chunk in keys for keys_ in chunk}
@@ -73,7 +73,7 @@ def test_a_tap_between_two_chunks_moves_the_camera(clock: FakeClock) -> None:
     session.release("a")
     frames = show(session, clock, 40)
     session.close()
-    moved = [keys for frame in frames if frame.index == 0 for keys in frame.stride.keys]
+    moved = [keys for frame in frames if frame.index == 0 for keys in frame.record.keys]
     assert moved.count(("a",)) == 1
 
 
@@ -96,7 +96,7 @@ def test_a_fast_world_is_asked_late_so_that_keys_are_answered_soon(clock: FakeCl
     session.press("w")  # six frames before the chunk ends: time enough
     frames = show(session, clock, 7)
     session.close()
-    assert frames[-1].stride.keys == (("w",),) * 4
+    assert frames[-1].record.keys == (("w",),) * 4
     assert session.figures().key_to_frame == pytest.approx(7 / FPS, abs=1.1 / FPS)
 
 
@@ -136,11 +136,11 @@ def test_starting_over_drops_what_was_made_before(clock: FakeClock) -> None:
     show(session, clock, 13 + 4)
     assert session.restart()
     np.testing.assert_array_equal(session.pictures[0], picture())
-    assert (session.strides, session.on_show) == ([], None)
+    assert (session.records, session.on_show) == ([], None)
     world.leave.release(200)
     frames = show(session, clock, 40)
     session.close()
-    keys = [list(frame.stride.keys) for frame in frames if frame.index == 0]
+    keys = [list(frame.record.keys) for frame in frames if frame.index == 0]
     np.testing.assert_array_equal(images(frames), expected(keys)[:40])
 
 
@@ -152,7 +152,7 @@ def test_going_back_returns_to_the_chunk_that_was_bookmarked(clock: FakeClock) -
     assert session.bookmark()
     away = show(session, clock, 40)
     assert session.go_back()
-    assert len(session.strides) == 2
+    assert len(session.records) == 2
     np.testing.assert_array_equal(session.pictures[0], before[13 + 15].pictures[0])
     again = show(session, clock, 16 + 5)
     session.close()
@@ -185,20 +185,20 @@ def test_a_pause_stops_the_picture_and_the_world(clock: FakeClock) -> None:
 
 
 def test_two_seeds_go_the_same_way_side_by_side(clock: FakeClock) -> None:
-    session = begin(clock, lanes=2)
+    session = begin(clock, panels=2)
     session.press("w")
     frames = show(session, clock, 30)
     session.close()
-    keys = [list(frame.stride.keys) for frame in frames if frame.index == 0]
-    for lane in range(2):
-        shown = np.stack([frame.pictures[lane] for frame in frames])
-        np.testing.assert_array_equal(shown, expected(keys, seed=lane)[:30])
+    keys = [list(frame.record.keys) for frame in frames if frame.index == 0]
+    for panel in range(2):
+        shown = np.stack([frame.pictures[panel] for frame in frames])
+        np.testing.assert_array_equal(shown, expected(keys, seed=panel)[:30])
     assert (images(frames) != shown).any()
 
 
 def test_two_worlds_of_other_sizes_go_side_by_side(clock: FakeClock) -> None:
-    lanes = [Panel("small", lambda: Testcard(SIZE)), Panel("large", lambda: Testcard((64, 80)))]
-    session = Session(lanes, Start(picture()), FPS, clock=clock)
+    panels = [Panel("small", lambda: Testcard(SIZE)), Panel("large", lambda: Testcard((64, 80)))]
+    session = Session(panels, Start(picture()), FPS, clock=clock)
     [frame] = show(session, clock, 1)
     session.close()
     assert [image.shape for image in frame.pictures] == [(*SIZE, 3), (64, 80, 3)]

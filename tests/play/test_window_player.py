@@ -48,7 +48,7 @@ class Stage:
         self.folder = folder
         self.views: list[ScreenState] = []
         self.goals: Goals | None = None
-        self.lanes: list[Panel] = []
+        self.panels: list[Panel] = []
         """The worlds; by default one, loaded as `play` is told."""
 
     def play(
@@ -62,7 +62,7 @@ class Stage:
         screen = Screen("test", (320, 200))
         pygame.event.clear()
         recorder = Recorder(self.folder, fps)
-        session = Session(self.lanes or [Panel("world", load)], Start(picture()), fps, goals=self.goals)
+        session = Session(self.panels or [Panel("world", load)], Start(picture()), fps, goals=self.goals)
         remaining = [*steps, (lambda view: True, [leave or down(pygame.K_ESCAPE)])]
         draw, give_up = screen.draw, time.monotonic() + 3 * PATIENCE
 
@@ -75,7 +75,7 @@ class Stage:
                     pygame.event.post(event)
 
         screen.draw = act  # type: ignore[method-assign]
-        presenter = Presenter(session, recorder, ["testcard"], (picture(),) * len(session.lanes))
+        presenter = Presenter(session, recorder, ["testcard"], (picture(),) * len(session.panels))
         self.session = session
         try:
             WindowPlayer(presenter, screen).run()
@@ -234,11 +234,11 @@ def test_a_prompt_is_typed_edited_and_sent(stage: Stage) -> None:
 
 
 def test_a_world_that_takes_no_new_prompt_says_so(stage: Stage) -> None:
-    stage.lanes = [Panel("deaf", lambda: Testcard(SIZE), uses_prompt=False)]
+    stage.panels = [Panel("deaf", lambda: Testcard(SIZE), uses_prompt=False)]
     stage.play([(plays, [down(pygame.K_t)]), (lambda view: view.notice == "deaf takes no new prompt", [])])
     assert all(view.typing is None for view in stage.views)
 
-    stage.lanes.append(Panel("world", lambda: Testcard(SIZE)))
+    stage.panels.append(Panel("world", lambda: Testcard(SIZE)))
     stage.play(
         [
             (plays, [down(pygame.K_t), *text("tsnow"), down(pygame.K_RETURN)]),

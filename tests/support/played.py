@@ -57,10 +57,10 @@ def picture() -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
-def begin(clock: FakeClock, load: Callable[[], Any] | None = None, lanes: int = 1, **options: Any) -> Session:
+def begin(clock: FakeClock, load: Callable[[], Any] | None = None, panels: int = 1, **options: Any) -> Session:
     """Begin a session over test pictures and wait until it is loaded."""
     session = Session(
-        [Panel(f"lane {seed}", load or (lambda: Testcard(SIZE)), seed) for seed in range(lanes)],
+        [Panel(f"panel {seed}", load or (lambda: Testcard(SIZE)), seed) for seed in range(panels)],
         Start(picture()),
         FPS,
         clock=clock,
@@ -94,5 +94,5 @@ def show(session: Session, clock: FakeClock, count: int) -> list[Frame]:
 
 
 def images(frames: list[Frame]) -> np.ndarray:
-    """Return the first lane's images, uint8 [N, height, width, 3]."""
+    """Return the first panel's images, uint8 [N, height, width, 3]."""
     return np.stack([frame.pictures[0] for frame in frames])

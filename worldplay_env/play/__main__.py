@@ -242,14 +242,14 @@ def play(args: Args, plan: Plan, screen: Screen, recording: Recording | None) ->
     """Play in a window, and close everything; return the exit code."""
     from worldplay_env.play.window_player import WindowPlayer
 
-    lanes = [
+    panels = [
         Panel(title, lambda name=name: open_world(name, args), seed, start, spec.uses_prompt)  # type: ignore[misc]
         for title, name, seed, start, spec in zip(
             lane_names(plan.worlds, plan.seeds), plan.worlds, plan.seeds, plan.starts, plan.specs, strict=True
         )
     ]
     recorder = Recorder(args.out, plan.fps, args.scale)
-    session = Session(lanes, plan.start, plan.fps, script=plan.script, recording=recording, goals=plan.goals)
+    session = Session(panels, plan.start, plan.fps, script=plan.script, recording=recording, goals=plan.goals)
     code = 0
     try:
         presenter = Presenter(session, recorder, plan.worlds, plan.first_pictures)

@@ -1,4 +1,4 @@
-"""Making one chunk in every lane, piece by piece, with what a screen wants to know about it."""
+"""Making one chunk in every panel, piece by piece, with what a screen wants to know about it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Panel:
 
 @dataclass(eq=False)
 class ChunkRecord:
-    """What one chunk was made from and how; poses and memory are those of each lane.
+    """What one chunk was made from and how; poses and memory are those of each panel.
 
     Attributes:
         keys: The keys of its four latent frames.
@@ -68,7 +68,7 @@ class ChunkRecord:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A place to go on from: the rollout of each lane, which nobody steps, and what it shows."""
+    """A place to go on from: the rollout of each panel, which nobody steps, and what it shows."""
 
     rollouts: tuple[Rollout, ...]
     pictures: tuple[np.ndarray, ...]
@@ -80,14 +80,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of each lane.
+    """One image of each panel.
 
     Attributes:
-        pictures: uint8 [height, width, 3] for each lane.
+        pictures: uint8 [height, width, 3] for each panel.
         index: Its place in its chunk.
         number: Its place in the rollout.
         latent: The latent frame of the chunk that it belongs to, 0..3.
-        stride: Its chunk.
+        record: Its chunk.
         before: The moment before its chunk.
     """
 
@@ -95,27 +95,27 @@ class Frame:
     index: int
     number: int
     latent: int
-    stride: ChunkRecord
+    record: ChunkRecord
     before: Checkpoint
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys that led to it."""
-        return self.stride.keys[self.latent]
+        return self.record.keys[self.latent]
 
 
 class ChunkJob:
-    """One chunk of every lane on its way; iterating makes it, and gives the frames of a latent frame at a time.
+    """One chunk of every panel on its way; iterating makes it, and gives the frames of a latent frame at a time.
 
     As a context manager it abandons what is not finished: a rollout whose chunk is broken off stays as it was.
 
     Args:
-        worlds: Of each lane.
-        rollouts: Of each lane; they go one chunk on.
+        worlds: Of each panel.
+        rollouts: Of each panel; they go one chunk on.
         labels: The actions of the four latent frames.
         prompt: The new prompt, or None.
-        stride: Filled in.
-        pictures: What is shown before the chunk, for each lane.
+        record: Filled in.
+        pictures: What is shown before the chunk, for each panel.
         clock: Returns the time in seconds.
     """
 
@@ -125,12 +125,12 @@ class ChunkJob:
         rollouts: Sequence[Rollout],
         labels: Sequence[int],
         prompt: str | None,
-        stride: ChunkRecord,
+        record: ChunkRecord,
         pictures: tuple[np.ndarray, ...],
         clock: Callable[[], float],
     ) -> None:
         self.began = clock()
-        self.stride = stride
+        self.record = record
         self._worlds, self._rollouts, self._labels, self._prompt = worlds, rollouts, labels, prompt
         self._pictures, self._clock = pictures, clock
         self._streams: list[Iterator[Any]] = []
@@ -152,47 +152,47 @@ class ChunkJob:
                 close()
 
     def __iter__(self) -> Iterator[list[Frame]]:
-        stride, number = self.stride, _first_number(self._rollouts[0].chunks)
+        record, number = self.record, _first_number(self._rollouts[0].chunks)
         if self._prompt is not None:
             for rollout in self._rollouts:
                 rollout.set_prompt(self._prompt)
         before = Checkpoint(tuple(rollout.fork() for rollout in self._rollouts), self._pictures)
         for world, rollout in zip(self._worlds, self._rollouts, strict=True):
             control = Control.of_labels(rollout.pose, self._labels, first=rollout.chunks == 0)
-            stride.poses.append(control.poses)
+            record.poses.append(control.poses)
             self._streams.append(iter(world.stream(rollout, control)))
         for latent in range(CHUNK_LATENTS):
-            pieces = [self._next_piece(lane) for lane in range(len(self._streams))]
+            pieces = [self._next_piece(panel) for panel in range(len(self._streams))]
             frames = [
-                Frame(pictures, stride.frames + place, number + stride.frames + place, latent, stride, before)
+                Frame(pictures, record.frames + place, number + record.frames + place, latent, record, before)
                 for place, pictures in enumerate(zip(*pieces, strict=True))
             ]
-            stride.frames += len(frames)
+            record.frames += len(frames)
             self._pictures = frames[-1].pictures
             if latent == CHUNK_LATENTS - 1:
                 self._finish()
             yield frames
 
-    def _next_piece(self, lane: int) -> np.ndarray:
-        """Return the next frames of a lane, uint8 [1 or 4, height, width, 3]."""
+    def _next_piece(self, panel: int) -> np.ndarray:
+        """Return the next frames of a panel, uint8 [1 or 4, height, width, 3]."""
         began = time.perf_counter()
-        frames = fetch(next(self._streams[lane]))
-        self._seconds[lane] += time.perf_counter() - began
+        frames = fetch(next(self._streams[panel]))
+        self._seconds[panel] += time.perf_counter() - began
         return frames
 
     def _finish(self) -> None:
         """Let the streams commit their chunks, and note what they tell of them."""
-        stride, memory = self.stride, []
-        for lane, rollout in enumerate(self._rollouts):
+        record, memory = self.record, []
+        for panel, rollout in enumerate(self._rollouts):
             began = time.perf_counter()
-            chunk = _result(self._streams[lane])
-            self._seconds[lane] += time.perf_counter() - began
+            chunk = _result(self._streams[panel])
+            self._seconds[panel] += time.perf_counter() - began
             memory.append(chunk.memory if chunk else np.empty(0, dtype=np.int64))
-            for part, seconds in _parts(chunk, self._seconds[lane]).items():
-                stride.parts[part] = stride.parts.get(part, 0.0) + seconds
+            for part, seconds in _parts(chunk, self._seconds[panel]).items():
+                record.parts[part] = record.parts.get(part, 0.0) + seconds
             # Where something was in the way, a scene's camera is not where it was sent.
-            stride.poses[lane] = getattr(rollout, "poses", stride.poses[lane])
-        stride.memory, stride.seconds = memory, self._clock() - self.began
+            record.poses[panel] = getattr(rollout, "poses", record.poses[panel])
+        record.memory, record.seconds = memory, self._clock() - self.began
 
 
 def _first_number(chunks: int) -> int:

@@ -21,7 +21,7 @@ EDGE = (200, 200, 210, 70)
 LIT = (250, 204, 21)
 LIT_INK = (24, 24, 27)
 PATHS = ((125, 211, 252), (249, 168, 212))
-"""Of the lanes on the map."""
+"""Of the panels on the map."""
 REMEMBERED = (251, 146, 60)
 ALARM = (248, 113, 113)
 

@@ -41,7 +41,7 @@ class Presenter:
         session: What is played; the presenter does not close it.
         recorder: Writes films and pictures.
         worlds: Their names, or folders: for how long loading them takes.
-        first_pictures: uint8 [height, width, 3] for each lane, shown until the worlds have prepared their own.
+        first_pictures: uint8 [height, width, 3] for each panel, shown until the worlds have prepared their own.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Presenter:
         """Return whether a new prompt can be typed; else say why not."""
         if self.session.scripted:
             self.say("a script is playing: it decides where the world goes")
-        elif not any(lane.uses_prompt for lane in self.session.lanes):
+        elif not any(panel.uses_prompt for panel in self.session.panels):
             self.say(self._without_prompt())
         else:
             return True
@@ -134,7 +134,7 @@ class Presenter:
 
     def _without_prompt(self) -> str:
         """Return which worlds take no new prompt; "" if all do."""
-        names = [lane.name for lane in self.session.lanes if not lane.uses_prompt]
+        names = [panel.name for panel in self.session.panels if not panel.uses_prompt]
         return "" if not names else f"{' and '.join(names)} {'takes' if len(names) == 1 else 'take'} no new prompt"
 
     def say(self, text: str) -> None:
@@ -147,7 +147,7 @@ class Presenter:
         figures, aim = session.figures(), session.aim
         text, since = self._notice
         pictures = session.pictures or self._first_pictures
-        captions = tuple(lane.name for lane in session.lanes)
+        captions = tuple(panel.name for panel in session.panels)
         if aim is not None:
             pictures += (np.full_like(pictures[0], MID_GREY) if aim.picture is None else aim.picture,)
             captions += ("goal" if aim.over else f"goal, steps left: {aim.left}",)
@@ -200,14 +200,14 @@ class Presenter:
 
     def _walks(self) -> tuple[Walk, ...]:
         """Return what the map shows: the way up to the frame on show."""
-        frame, strides = self.session.on_show, self.session.strides
-        if frame is None or not strides:
+        frame, records = self.session.on_show, self.session.records
+        if frame is None or not records:
             return ()
         bookmark = self.session.bookmarked_pose
         walks = []
-        for lane in range(len(self.session.lanes)):
-            poses = np.concatenate([stride.poses[lane] for stride in strides])  # [4 N, 4, 4]
-            memory = frame.stride.memory[lane] if frame.stride.memory else np.empty(0, dtype=np.int64)
+        for panel in range(len(self.session.panels)):
+            poses = np.concatenate([record.poses[panel] for record in records])  # [4 N, 4, 4]
+            memory = frame.record.memory[panel] if frame.record.memory else np.empty(0, dtype=np.int64)
             remembered = poses[memory]
             walked = poses[: len(poses) - (CHUNK_LATENTS - 1 - frame.latent)]
             at = _seen_from_above
@@ -216,7 +216,7 @@ class Presenter:
                     path=at(walked[:, :3, 3]),
                     heading=at(walked[-1, :3, 2]),
                     remembered=at(remembered[:, :3, 3]),
-                    bookmark=None if bookmark is None else at(bookmark[lane][:3, 3]),
+                    bookmark=None if bookmark is None else at(bookmark[panel][:3, 3]),
                 )
             )
         return tuple(walks)

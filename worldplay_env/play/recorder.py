@@ -58,7 +58,7 @@ class Recorder:
         self._notices.put(f"filming to {path}")
 
     def add(self, pictures: tuple[np.ndarray, ...]) -> None:
-        """Take the frame that is shown, uint8 [height, width, 3] for each lane."""
+        """Take the frame that is shown, uint8 [height, width, 3] for each panel."""
         if self._film is not None:
             film = self._film
             self._frames += 1

@@ -11,7 +11,7 @@ from worldplay_env.play.loading import Progress
 
 @dataclass(frozen=True)
 class Walk:
-    """What the map shows of one lane.
+    """What the map shows of one panel.
 
     Attributes:
         path: float [N, 2], right and forward of every place; the last is where the camera is.
@@ -36,7 +36,7 @@ class ScreenState:
         held: Movement keys that are lit.
         action: What they do together, in words.
         figures: Lines of the panel of figures.
-        walks: What the map shows, one a lane; no map if there are none.
+        walks: What the map shows, one a panel; no map if there are none.
         notice: What has just happened.
         sign: Why the picture waits.
         verdict: How the walk to a goal ended.

@@ -36,7 +36,7 @@ class Session:
     """One or more worlds, side by side, under the same keys.
 
     Args:
-        lanes: The worlds.
+        panels: The worlds.
         start: Where each begins.
         fps: Frames shown a second.
         script: Whose keys and commands come before a person's.
@@ -47,7 +47,7 @@ class Session:
 
     def __init__(
         self,
-        lanes: Sequence[Panel],
+        panels: Sequence[Panel],
         start: Start,
         fps: float,
         *,
@@ -56,11 +56,11 @@ class Session:
         goals: Goals | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.lanes = tuple(lanes)
+        self.panels = tuple(panels)
         self.fps = fps
         self.frames_shown = 0
         """Frames shown since the session began, over all its restarts."""
-        self.strides: list[ChunkRecord] = []
+        self.records: list[ChunkRecord] = []
         """The way walked up to the frame on show: one a chunk, the last of them the one on show."""
         self.on_show: Frame | None = None
         """None while the picture of `standing` is on show."""
@@ -144,7 +144,7 @@ class Session:
             if here is None:
                 return False
             self.note(Command.BOOKMARK)
-            self._bookmark = here, self.strides[: len(self.strides) - (self.on_show is not None)]
+            self._bookmark = here, self.records[: len(self.records) - (self.on_show is not None)]
             return True
 
     def go_back(self) -> bool:
@@ -154,16 +154,16 @@ class Session:
         with self._changed:
             return self._cut(Command.RETURN, *self._bookmark)
 
-    def _cut(self, command: Command, moment: Checkpoint | None, strides: list[ChunkRecord]) -> bool:
-        if moment is None:
+    def _cut(self, command: Command, checkpoint: Checkpoint | None, records: list[ChunkRecord]) -> bool:
+        if checkpoint is None:
             return False
         self.note(command)
         self._playback.clear(self._clock())
         self._keys.forget_taps()
         self._take += 1
         self._unseen, self._prompt, self._error = 0, None, None
-        self.strides, self.on_show, self._standing = list(strides), None, moment
-        self._rollouts, self._newest = moment.fork(), moment.pictures
+        self.records, self.on_show, self._standing = list(records), None, checkpoint
+        self._rollouts, self._newest = checkpoint.fork(), checkpoint.pictures
         self._changed.notify_all()
         return True
 
@@ -189,13 +189,13 @@ class Session:
         self.on_show = frame
         if frame.index == 0:
             self._unseen -= 1
-            self.strides.append(frame.stride)
-            if frame.stride.pressed_at is not None:
-                self._key_to_frame = now - frame.stride.pressed_at
+            self.records.append(frame.record)
+            if frame.record.pressed_at is not None:
+                self._key_to_frame = now - frame.record.pressed_at
 
     @property
     def pictures(self) -> tuple[np.ndarray, ...] | None:
-        """What is on show, uint8 [height, width, 3] for each lane; None before a world has prepared its start."""
+        """What is on show, uint8 [height, width, 3] for each panel; None before a world has prepared its start."""
         if self.on_show is not None:
             return self.on_show.pictures
         return None if self._standing is None else self._standing.pictures
@@ -206,8 +206,8 @@ class Session:
         if self._goals is None or self._standing is None:
             return None
         frame = self.on_show
-        whole = frame is None or (frame.latent == CHUNK_LATENTS - 1 and frame.index + 1 == frame.stride.frames)
-        walked = self.strides if whole else self.strides[:-1]
+        whole = frame is None or (frame.latent == CHUNK_LATENTS - 1 and frame.index + 1 == frame.record.frames)
+        walked = self.records if whole else self.records[:-1]
         return self._goals.aim(walked[-1].poses[0][-1] if walked else None, len(walked))
 
     @property
@@ -249,7 +249,7 @@ class Session:
 
     @property
     def bookmarked_pose(self) -> list[np.ndarray] | None:
-        """Where the bookmark is, a pose [4, 4] for each lane; None if there is none."""
+        """Where the bookmark is, a pose [4, 4] for each panel; None if there is none."""
         return None if self._bookmark is None else [rollout.pose for rollout in self._bookmark[0].rollouts]
 
     def until_due(self) -> float | None:
@@ -305,15 +305,15 @@ class Session:
 
     def _prepare(self) -> bool:
         """Load the worlds and begin their rollouts; return whether to go on."""
-        for lane in self.lanes:
-            self._activity = Activity(f"loading {lane.name}", self._clock())
-            self._worlds.append(lane.load())
+        for panel in self.panels:
+            self._activity = Activity(f"loading {panel.name}", self._clock())
+            self._worlds.append(panel.load())
             if self._closing:
                 return False
         rollouts = []
-        for lane, world in zip(self.lanes, self._worlds, strict=True):
+        for panel, world in zip(self.panels, self._worlds, strict=True):
             self._activity = Activity("preparing the start", self._clock())
-            rollouts.append(world.start(lane.start or self._start, lane.seed))
+            rollouts.append(world.start(panel.start or self._start, panel.seed))
             if self._closing:
                 return False
         if self._goals is not None:
@@ -343,7 +343,7 @@ class Session:
                     self._unseen += 1
                     what = "reading the new prompt" if chunk.prompt is not None else MAKING
                     self._activity = Activity(what, self._clock())
-                    making = ChunkJob(
+                    job = ChunkJob(
                         self._worlds,
                         self._rollouts,
                         [label_of_keys(keys) for keys in chunk.keys],
@@ -352,7 +352,7 @@ class Session:
                         self._newest,
                         self._clock,
                     )
-                    return self._take, partial(self._make, self._take, making)
+                    return self._take, partial(self._make, self._take, job)
                 # The clock given may be no clock of this machine: `advance` wakes this up as well.
                 self._changed.wait(wait or None)
         return None
@@ -383,18 +383,18 @@ class Session:
         prompt, self._prompt = self._prompt, None
         return ChunkKeys(tuple(keys), prompt), taken.pressed_at
 
-    def _make(self, take: int, making: ChunkJob) -> None:
+    def _make(self, take: int, job: ChunkJob) -> None:
         """Make a chunk and put its frames up for showing as they come, unless it is not wanted any more."""
         arrivals: list[tuple[float, int]] = []
-        with making:
-            for frames in making:
+        with job:
+            for frames in job:
                 with self._changed:
                     if self._closing or take != self._take:
                         return
-                    arrivals.append((self._clock() - making.began, len(frames)))
+                    arrivals.append((self._clock() - job.began, len(frames)))
                     self._playback.put(frames)
-                    self._activity = Activity(MAKING, making.began)
+                    self._activity = Activity(MAKING, job.began)
         with self._changed:
             if take == self._take:
                 self._lead.observe(arrivals)
-                self._last, self._newest = making.stride, making.pictures
+                self._last, self._newest = job.record, job.pictures

@@ -38,7 +38,7 @@ class Figures:
         made: Frames a second of the newest chunk's making.
         key_to_frame: Seconds from a key going down to the first frame that answers it, the last time.
         chunk: Seconds that the newest chunk took.
-        parts: Of those, by part ("prefill", "denoise", "decode"), of all lanes together.
+        parts: Of those, by part ("prefill", "denoise", "decode"), of all panels together.
         age: Seconds of video since the world began.
     """
 

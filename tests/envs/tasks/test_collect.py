@@ -1,4 +1,4 @@
-"""The task of collecting cells: within reach in every world, judged by the true path, the same in single and batch."""
+"""The task of collecting cells: within reach in every world, judged by the true path, alike for one env and many."""
 
 from __future__ import annotations
 
