@@ -62,7 +62,9 @@ class Collect(Task[MarkedCells]):
     `WorldPlay/Collect-v0` truncates after 18 steps. `info` has "success" and "is_success", bool, and "cells_left",
     int.
 
-    Baselines, in 200 episodes of `WorldPlay/Collect-v0` from seed 0: BASELINES
+    Baselines, in 200 episodes of `WorldPlay/Collect-v0` with the seeds 0 to 199: random actions succeed in 1.5 % and
+    collect 0.6 cells an episode. The scripted agent `agents/toward_cells.py`, which knows nothing of walls, succeeds
+    in 88 % and collects 2.8.
 
     Attributes:
         count: K, the marked cells of an episode.
