@@ -1,4 +1,4 @@
-"""The actions of environments: their space, and whether what a step was given is one of them."""
+"""The action space of environments, and the check of a step's action."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class InvalidAction(gymnasium.error.InvalidAction, ValueError):  # noqa: N818 (G
 
 
 def action_space(actions: str) -> spaces.Discrete | spaces.MultiDiscrete:
-    """Return the space of one env's actions, of which there is one for each of `ACTIONS`; ValueError for others."""
+    """Return the action space of a single env for one of `ACTIONS`; ValueError for another name."""
     if actions not in ACTIONS:
         raise ValueError(f"unknown actions {actions!r}: known are {', '.join(ACTIONS)}")
     return spaces.Discrete(NUM_ACTIONS) if actions == "chunk" else spaces.MultiDiscrete([NUM_ACTIONS] * CHUNK_LATENTS)

@@ -99,7 +99,7 @@ class EnvCore:
 
     @property
     def world(self) -> World:
-        """The world, which is loaded when it is first asked for."""
+        """The world, loaded at its first use."""
         if self._world is None:
             self._world = self._load()
         return self._world

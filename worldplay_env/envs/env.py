@@ -1,4 +1,4 @@
-"""A world as a Gymnasium environment."""
+"""The single environment: `WorldPlayEnv`, and its snapshots."""
 
 from __future__ import annotations
 
@@ -28,117 +28,118 @@ RENDER_MODES = ("rgb_array", "rgb_array_list", "human")
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A moment of an episode, to come back to with `WorldPlayEnv.restore`, any number of times; copies no tensor."""
+    """A moment of an episode, for any number of calls of `WorldPlayEnv.restore`; it copies no tensor."""
 
     episode: Episode
     world: World
 
 
 class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
-    """A video world that goes on from a picture as the camera in it is moved.
+    """A streaming video world: an action moves the camera, an observation is the next second of video.
 
-    Description:
-        A world model (or renderer, or test picture: any `World`) is given a start picture and a prompt. Every step
-        moves the camera and makes the next chunk of video, seen from it: four latent frames, 16 images, one second.
+    `WorldPlay/Tiny-v0`, `Wan5B-v0`, `Scene-v0` and `Testcard-v0` are this class with another `world`;
+    `WorldPlay/Reach-v0` and `Collect-v0` have a `task`.
 
-    Actions:
-        `Discrete(81)`: `translation * 9 + rotation`, held for the whole chunk. A latent frame moves by 0.08 units and
-        turns by 3 degrees along each axis named.
+    ## Description
+    A world (a model, a renderer or a test picture, see `World`) starts from a picture and a prompt. Each step moves
+    the camera and generates the next chunk of video: four latent frames, 16 images, one second.
 
-        |   | translation     | rotation                |
-        | - | --------------- | ----------------------- |
-        | 0 | none            | none                    |
-        | 1 | forward         | yaw right               |
-        | 2 | back            | yaw left                |
-        | 3 | right           | pitch up                |
-        | 4 | left            | pitch down              |
-        | 5 | forward + right | yaw right + pitch up    |
-        | 6 | forward + left  | yaw right + pitch down  |
-        | 7 | back + right    | yaw left + pitch up     |
-        | 8 | back + left     | yaw left + pitch down   |
+    ## Action Space
+    `Discrete(81)`: `translation * 9 + rotation`, held for the whole chunk. Per latent frame the camera moves 0.08
+    units and turns 3 degrees along each axis of the action.
 
-        With `actions="latent"`, `MultiDiscrete([81] * 4)`: one such action for each latent frame of the chunk. In an
-        episode's first step the first one is ignored, since that latent frame is the start.
+    |   | translation     | rotation                |
+    | - | --------------- | ----------------------- |
+    | 0 | none            | none                    |
+    | 1 | forward         | yaw right               |
+    | 2 | back            | yaw left                |
+    | 3 | right           | pitch up                |
+    | 4 | left            | pitch down              |
+    | 5 | forward + right | yaw right + pitch up    |
+    | 6 | forward + left  | yaw right + pitch down  |
+    | 7 | back + right    | yaw left + pitch up     |
+    | 8 | back + left     | yaw left + pitch down   |
 
-    Observation:
-        `observation="chunk"`: `Box(0, 255, (16, H, W, 3), uint8)`, the chunk's frames in playing order. `reset`
-        shows the start picture (mid-grey without one) 16 times, the first step shows it 3 times and then 13 new
-        frames, each later step 16 new ones. `"last"`: the newest frame, `(H, W, 3)`. `"latent"`: the chunk's latents,
-        float32 `(channels, 4, rows, columns)`, without running the decoder (unless a render mode needs it); `reset`
-        repeats the start's.
+    `actions="latent"`: `MultiDiscrete([81] * 4)`, an action for each latent frame. An episode's first step ignores
+    the first of them, since its first latent frame is the start.
 
-        `every=4` shows every fourth frame of a chunk, counted back from the newest: `(4, H, W, 3)`. `size` scales
-        frames, `channel_first=True` makes them `(3, H, W)`; both on the device.
+    ## Observation Space
+    - `observation="chunk"`: `Box(0, 255, (16, H, W, 3), uint8)`, the chunk's frames in playing order. `reset` repeats
+      the start picture 16 times. The first step shows it 3 times before 13 new frames, later steps 16 new frames.
+    - `observation="last"`: `Box(0, 255, (H, W, 3), uint8)`, the newest frame.
+    - `observation="latent"`: `Box((channels, 4, rows, columns), float32)`, the chunk's latents; `reset` repeats the
+      start's. The decoder does not run, unless a render mode needs frames.
 
-    Info:
-        The same keys at `reset` and `step`; nothing in it differs between two equal runs (timings of the newest step,
-        in seconds by part, are in `env.unwrapped.timings`).
+    `every=4` keeps every fourth frame of a chunk, counted back from the newest: `(4, H, W, 3)`. `size` scales frames,
+    `channel_first=True` gives `(3, H, W)`; both on the device. A task can turn the space into a `Dict` with the above
+    as "observation": "reach" adds "goal", one more frame or a latent frame `(channels, 1, rows, columns)`; "collect"
+    adds "cells", float32 `(3, 4)`.
 
-        - `poses`: float64 (4, 4, 4), true camera-to-world matrices of the chunk's latent frames (the start's, at
-          reset): in a world with walls, where the camera went and not where it was sent.
-        - `labels`: int64 (4,), the actions asked for; 0 for the start.
-        - `memory`: int64 (16,), the past latent frames that the chunk was made from, -1 where there is none.
-        - `step`: steps of the episode so far.
-        - `frame`: frames made in the episode so far.
-        - `new_frames`: how many frames at the end of a chunk observation are new: 16, or 13 in the first step; with
-          `every`, of those shown.
-        - `start`: what the picture that the episode began from is called: a bundled one's name ("snow"), a path,
-          "picture" for one given as an array or image, "none" without one.
-        - `prompt`: the prompt in force. (A vector env has these two as properties, `start_names` and `prompts`.)
+    ## Rewards
+    0, unless `reward`, `task` or a wrapper gives one. `task="reach"`: the progress in world units plus radians, and 1
+    at the goal; with `{"reward": "sparse"}` the 1 alone. `task="collect"`: 1 for each cell.
 
-    Reward and end of an episode:
-        The reward is 0 unless `reward`, `task` or a wrapper gives one. Without a task the env never terminates; the
-        registered ids truncate after 60 steps.
+    ## Starting State
+    `reset` draws one of `starts`, and the seed of the world's noise, from `np_random`. `reset(options={"image": ...,
+    "prompt": ...})` sets both for one episode. An image alone has an empty prompt, a bundled picture its own; image
+    None starts from the prompt alone; a prompt alone replaces the drawn start's. A world with pictures of its own
+    (`World.uses_picture` is False) refuses an image, and a prompt without effect causes a warning. A task draws its
+    state from `np_random` too: "reach" a goal two to four held actions away, "collect" three cells along a walk.
 
-    Task:
-        With `task="reach"` each episode has a goal: where 2 to 4 held actions, drawn with `np_random`, lead to from
-        its start. The observation is then `Dict(observation=..., goal=...)`, the goal shown as one more frame, or as
-        a latent frame `(channels, 1, rows, columns)`; where the goal is, is not in it. A step that ends within 0.25
-        units and 10 degrees of the goal's true pose is a success: it terminates the episode. The reward is the
-        progress made, in world units and radians, and 1 for success; with `task={"reward": "sparse"}` the 1 alone.
-        `reach.Reach` lists what else can be set. `info` has more keys: `success` and the same as `is_success`,
-        a bool, and `goal_pose`, float64 (4, 4). `WorldPlay/Reach-v0` truncates after 12 steps.
+    ## Episode End
+    Termination: by the task alone. "reach" terminates a step that ends within 0.25 units and 10 degrees of the goal's
+    true pose, "collect" when no cell is left. Truncation: after 60 steps, for `Reach-v0` 12 and for `Collect-v0` 18
+    (`gymnasium.make`'s time limit).
 
-    Starts:
-        A bare `reset` draws one of `starts` and the rollout's seed with `np_random`. `reset(options={"image": ...,
-        "prompt": ...})`, or `env.unwrapped.reset(image, prompt)`, gives one for that episode: with an image alone the
-        prompt is empty, but a bundled picture's name brings its own; an image of None starts from the prompt alone,
-        and a prompt alone replaces that of the start that is drawn. A picture for a world that has
-        its own (`World.uses_picture`) is an error, and of a prompt that changes nothing a warning is given.
+    ## Information
+    The same keys at `reset` and `step`, equal in two equal runs. Timings are in `env.unwrapped.timings`.
 
-    Rendering:
-        `"rgb_array"`: the newest frame; `"rgb_array_list"`: all frames since the last `render` or `reset`; `"human"`:
-        a window that plays each chunk as it is made, with a task beside the goal; the keys pressed in it stay in
-        pygame's queue of events. `env.unwrapped.fps` is the rate of the video's frames. `metadata["render_fps"]` is
-        the rate at which what `render` returns plays in real time: with `"rgb_array"` 1, one picture a step, else
-        `fps`. Gymnasium's `RecordVideo` takes one picture a step and so keeps one frame in sixteen; over
-        `wrappers.FrameByFrame` it keeps them all.
+    - `poses`: float64 (4, 4, 4), true camera-to-world matrices of the chunk's latent frames (at reset the start's).
+      Behind a wall they differ from what the action asked for.
+    - `labels`: int64 (4,), the actions by latent frame; 0 for the start.
+    - `memory`: int64 (16,), indices of the past latent frames the chunk was generated from, padded with -1.
+    - `step`, `frame`: steps and frames of the episode so far.
+    - `new_frames`: new frames at the end of a chunk observation: 16, in the first step 13; fewer with `every`.
+    - `start`: the start picture's name: a bundled one's ("snow"), a path, "picture" for an array, "none" without one.
+    - `prompt`: the current prompt. (A vector env has both as properties, `start_names` and `prompts`.)
+    - `success`, `is_success`: bool, with a task. "reach" adds `goal_pose`, float64 (4, 4), "collect" `cells_left`.
 
-    Pickle and deepcopy give a fresh env with the same arguments, which must be reset. A world given as an object is
-    shared by the copies, never copied; a spec that holds one cannot be written as JSON.
+    ## Rendering
+    `"rgb_array"`: the newest frame. `"rgb_array_list"`: all frames since the last `render` or `reset`. `"human"`: a
+    window that plays each chunk, with a task beside its picture and above its caption; key events stay in pygame's
+    queue. `metadata["render_fps"]` is the real-time rate of what `render` returns, 1 for `"rgb_array"`; `fps` that of
+    the video. Gymnasium's `RecordVideo` records one frame a step; over `FrameByFrame` it records all.
+
+    ## Arguments
+    Pickle and deepcopy give a fresh env with the same arguments, which needs a reset. Copies share a `World` that was
+    given as an object; a spec with one cannot be written as JSON.
 
     Args:
         world: "tiny", "wan-5b", "scene", "testcard", a folder of weights, or a `World`.
         starts: A bundled picture's name such as "snow", or "all" for these; a picture, a folder of pictures, or a
             list of pictures or (picture, prompt) pairs (see `starts.find_starts`). By default the bundled pictures.
-        device: A torch device; by default "cuda" where there is one, else "cpu". Not touched before the first reset.
+        device: A torch device; by default "cuda" where available, else "cpu". Not touched before the first reset.
         dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         observation: "chunk", "last" or "latent".
         actions: "chunk" or "latent".
-        size: Height and width of frames in observations and renderings, scaled on the device; by default the world's.
-        every: A chunk is shown by every so many of its frames: 1, 2, 4, 8 or 16.
+        size: Height and width of frames in observations and renderings; by default the world's.
+        every: Keep every so many frames of a chunk: 1, 2, 4, 8 or 16.
         channel_first: Whether observed frames are (3, H, W).
         render_mode: None, "rgb_array", "rgb_array_list" or "human".
         accept_license: Agree to the licence of weights that are downloaded.
         revision: The hub's commit or tag of weights that are downloaded.
         weights: "random" for seeded random parameters; by default the world's own.
-        reward: Gives a step's reward from a `rewards.Transition`, in place of the task's if there is one. Where it
-            raises, or gives something else than one finite number, the step has not happened.
-        task: None, "reach", a mapping of the fields of `reach.Reach`, or a `Reach`.
+        reward: A function of a `Transition`, in place of the task's reward. Where it raises, or returns anything but
+            one finite number, the step has not happened.
+        task: None, "reach", "collect", a `Task`, or a mapping of a task's fields, with its name under "name" ("reach"
+            without one); see `Reach` and `Collect` for the fields.
 
     Raises:
         ValueError: An unknown world, observation, kind of actions, render mode or task; the message lists the known
             ones.
+
+    ## Version History
+    - v0: first release. `Collect-v0` was added after 0.1.0.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 16}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -171,11 +172,11 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         self._episode: Episode | None = None
         self._unrendered: list[np.ndarray] = []
         self.time_limit: int | None = None
-        """Steps of an episode, if a program says what its wrapper counts: the window then tells how many are left."""
+        """The time limit of a wrapper, set by the program: the window then shows the steps that are left."""
 
     @property
     def rollout(self) -> Rollout:
-        """The running episode's rollout; raises ResetNeeded if there is none. A step replaces it."""
+        """The running episode's rollout, which a step replaces; ResetNeeded without an episode."""
         return self._running().rollout
 
     @property
@@ -191,19 +192,23 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         seed: int | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; see "Starts" above.
+        """Begin an episode; see "Starting State" above.
 
         Args:
-            image: A picture (see `image.read_image`), a bundled one's name, or None to start from the prompt alone.
-            prompt: What the world looks like.
-            seed: Of `np_random`, which draws the start and the rollout's own seed.
-            options: {"image": ..., "prompt": ...}, both optional: the same in a way that passes through wrappers.
+            image: A picture (see `read_image`), a bundled one's name, or None to start from the prompt alone.
+            prompt: A description of the world.
+            seed: Seeds `np_random`, which draws the start and the rollout's own seed.
+            options: {"image": ..., "prompt": ...}, both optional: the same arguments, for an env inside wrappers.
+
+        Returns:
+            The first observation and info.
 
         Raises:
             ValueError: Unknown options, an argument given both ways, a picture that cannot be read (`ImageError`).
             TypeError: A prompt that is no string.
-            RuntimeError: The process was forked after CUDA was used, or there is no display for the window of
-                `render_mode="human"` (`NoDisplay`). Whatever is raised, the env is as it was.
+            WorldError: The task found no aim for the start, or memory ran out.
+            RuntimeError: The process was forked after CUDA was used, or `render_mode="human"` has no display
+                (`NoDisplay`). After an error the env is unchanged.
         """
         image, prompt = _merge_options(image, prompt, options)
         if self.render_mode == "human":
@@ -224,19 +229,19 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         return _copy(episode.observation), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Make the next chunk.
+        """Generate the next chunk.
 
         Args:
             action: A whole number 0..80; with `actions="latent"`, four of them.
 
         Returns:
-            Observation, reward, whether the task's goal is reached, False (truncated by a time limit alone) and info.
+            Observation, reward, whether the task terminates the episode, False (a time limit truncates) and info.
 
         Raises:
             ResetNeeded: No episode is running.
             InvalidAction: An action of another type, shape or range.
-            WorldError: The world could not make the chunk.
-            RewardError: The reward function could not judge it. Whatever is raised, the env is as it was.
+            WorldError: The world could not generate the chunk.
+            RewardError: The reward function failed. After an error the env is unchanged.
         """
         with self._core.timed() as timings:
             episode, labels = self._running(), check_action(action, self.action_space.shape or ())
@@ -263,20 +268,19 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         return None
 
     def snapshot(self) -> Snapshot:
-        """Return this moment of the episode; it stays good when the episode goes on or ends.
+        """Return this moment of the episode; it stays valid after further steps or resets.
 
-        It copies nothing, but keeps the decoder's state of this moment in memory (of tiny 4 MB, of wan-5b 3.2 GB).
-
-        It holds neither `np_random` nor what wrappers count (a time limit goes on).
+        It copies nothing, but keeps the decoder's state in memory (4 MB for tiny, 3.2 GB for wan-5b). `np_random` and
+        the state of wrappers, such as a time limit's count, are not part of it.
         """
         return Snapshot(self._running().fork(), self.world)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a moment of this episode or another of the same world; the same steps give the same frames.
+        """Go back to a moment of any episode of the same world; equal steps then give equal frames.
 
         Raises:
             TypeError: It is no snapshot.
-            ValueError: It was taken in another world, or in an env whose goals this one cannot show.
+            ValueError: It is of another world, or of an env with another task or goals that this env cannot show.
         """
         if not isinstance(snapshot, Snapshot):
             raise TypeError(f"restore takes what snapshot() returned, got {type(snapshot).__name__}")
@@ -286,7 +290,7 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         self._unrendered.clear()
 
     def set_prompt(self, prompt: str) -> None:
-        """Change the prompt for the chunks to come, without a new episode.
+        """Change the prompt of the following chunks within the episode.
 
         Raises:
             ResetNeeded: No episode is running.
@@ -297,7 +301,7 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         rollout.set_prompt(prompt)
 
     def close(self) -> None:
-        """Let go of the episode, the window and the world, which other envs may go on using; twice is no error."""
+        """Release the episode, the window and the world, which other envs may still use; can be called twice."""
         self._window.close()
         self._episode = None
         self._core.release()

@@ -1,4 +1,4 @@
-"""What an agent is shown of a chunk: the observation, its space, and the info that goes with it."""
+"""Observations: their encoding from chunks, their spaces, and infos."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class ObservationEncoder:
 
     Attributes:
         kind: One of `OBSERVATIONS`.
-        world: The sizes of the world looked at.
-        size: Height and width that frames are scaled to.
-        every: A chunk is shown by every so many of its frames, counted back from the newest; it divides 16.
+        world: The world, or its spec: sizes of frames and latents.
+        size: Height and width of frames after scaling.
+        every: The observation keeps every so many frames of a chunk, counted back from the newest; divides 16.
         channel_first: Whether frames are [3, height, width].
     """
 
@@ -59,7 +59,7 @@ class ObservationEncoder:
         every: int = 1,
         channel_first: bool = False,
     ) -> ObservationEncoder:
-        """Make a view after checking what a user asked for; raises ValueError."""
+        """Return an encoder; ValueError for an argument that is refused."""
         if kind not in OBSERVATIONS:
             raise ValueError(f"unknown observation {kind!r}: known are {', '.join(OBSERVATIONS)}")
         if kind == "latent" and world.latent_shape is None:
@@ -111,8 +111,8 @@ class ObservationEncoder:
         """Return the observations of N worlds after a chunk of each: a new tensor [N, *space.shape].
 
         Args:
-            rollouts: What made them; their pictures fill up chunk 0, which has three frames less.
-            chunks: What was made, decoded unless the view shows latents.
+            rollouts: Their start pictures fill up chunk 0, which has three frames less.
+            chunks: One for each rollout, decoded unless the observation is latents.
         """
         import torch
 
@@ -125,7 +125,7 @@ class ObservationEncoder:
         )
 
     def of_goals(self, goals: Sequence[Goal], device: torch.device) -> torch.Tensor:
-        """Return N goals as they are shown beside observations: a new tensor [N, *goal_space.shape]."""
+        """Return the "goal" entries of N observations: a new tensor [N, *goal_space.shape]."""
         import torch
 
         if self.kind == "latent":
@@ -137,12 +137,12 @@ class ObservationEncoder:
         return -(-made // self.every)
 
     def frames(self, chunk: Chunk, *, newest: bool = False) -> np.ndarray:
-        """Return a chunk as it is rendered, whole or its newest frame: uint8 [16, 13 or 1, height, width, 3]."""
+        """Return a chunk's rendered frames, or the newest alone: uint8 [16, 13 or 1, height, width, 3]."""
         assert chunk.frames is not None
         return fetch(resize_frames(chunk.frames[-1:] if newest else chunk.frames, self.size), own=True)
 
     def fit(self, frame: np.ndarray) -> np.ndarray:
-        """Return a frame, uint8 [any height, any width, 3], as it is rendered: a new array [height, width, 3]."""
+        """Return a frame, uint8 [any height, any width, 3], scaled for rendering: a new array [height, width, 3]."""
         import torch
 
         return resize_frames(torch.tensor(frame)[None], self.size)[0].numpy().copy()
@@ -166,7 +166,7 @@ class ObservationEncoder:
 
 
 def _picture(rollout: Rollout, device: torch.device) -> torch.Tensor:
-    """Return the start as the world shows it, on a device: a new tensor, uint8 [H, W, 3]."""
+    """Return a rollout's start picture on a device: a new tensor, uint8 [H, W, 3]."""
     import torch
 
     return torch.tensor(rollout.picture, device=device)
@@ -191,11 +191,11 @@ def start_info(rollout: Rollout, new_frames: int = CHUNK_FRAMES) -> dict[str, An
 
 
 def chunk_info(control: Control, chunk: Chunk, step: int, new_frames: int, frame: int) -> dict[str, Any]:
-    """Return what is known of a step: new arrays, nothing that differs between two equal runs.
+    """Return the info of a step: new arrays, equal in two equal runs.
 
     Args:
-        control: What was asked for.
-        chunk: What was made.
+        control: The poses and labels of the step.
+        chunk: The generated chunk.
         step: Steps of the episode so far.
         new_frames: Frames at the end of a chunk observation that are new.
         frame: Frames of the episode so far.
@@ -219,7 +219,7 @@ def _info(
 
 
 def render_rate(fps: int, render_mode: str | None) -> int:
-    """Return how many renders a second play in real time: with one picture a step, 1; else every frame is its own."""
+    """Return the real-time rate of `render`: with "rgb_array", one frame a step, 1; else the video's."""
     return max(1, round(fps / CHUNK_FRAMES)) if render_mode == "rgb_array" else fps
 
 

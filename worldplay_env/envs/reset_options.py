@@ -1,4 +1,4 @@
-"""What resets are given, of one env or of a vector env row by row: random numbers, seeds, a mask, starts."""
+"""The arguments of resets, of a single env or row by row of a vector env: random numbers, seeds, mask, starts."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from worldplay_env.envs.starts import StartSource, check_usable, read_start, unu
 from worldplay_env.worlds.base import Start, World, WorldSpec, check_prompt
 
 START_OPTIONS = ("image", "prompt")
-"""What `reset` may be told of a start."""
+"""The options of `reset` for a start."""
 NOT_GIVEN: Any = object()
 
 
 @dataclass(frozen=True)
 class Randomness:
-    """A row's random numbers, which draw its starts: Gymnasium's `np_random` and what that was seeded with."""
+    """A row's random numbers: Gymnasium's `np_random` and its seed."""
 
     generator: np.random.Generator
     seed: int
 
     @classmethod
     def of(cls, seed: int | None) -> Self:
-        """Return those of a seed, None for one that the system gives; Gymnasium's error for a negative one."""
+        """Return the random numbers of a seed, None for the system's; Gymnasium's error for a negative one."""
         return cls(*seeding.np_random(seed))
 
     def copy(self) -> Self:
-        """Return random numbers that go on as these, and leave them where they are."""
+        """Return an independent copy with the same future draws."""
         return copy.deepcopy(self)
 
 
 @dataclass(frozen=True, eq=False)
 class ResetRequest:
-    """What `reset` was asked for.
+    """The request of a `reset`.
 
     Attributes:
-        mask: bool [N], the rows that begin anew.
+        mask: bool [N], the rows to reset.
         images: One a row, `NOT_GIVEN` where the row draws its start.
         prompts: One a row, `NOT_GIVEN` where the start has its own.
     """
@@ -52,7 +52,7 @@ class ResetRequest:
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None, rows: int) -> Self:
-        """Read reset's options without writing to them; see `WorldPlayVectorEnv.reset` for what they may be.
+        """Return the request of the options of `WorldPlayVectorEnv.reset`, which stay unchanged.
 
         Raises:
             ValueError: An unknown option, a mask of another length or without a True, another number of images.
@@ -69,7 +69,7 @@ class ResetRequest:
 
     @classmethod
     def plain(cls, mask: np.ndarray) -> Self:
-        """Return the request of an automatic reset, whose rows draw their starts."""
+        """Return the request of an automatic reset: each row draws its start."""
         return cls(mask, [NOT_GIVEN] * len(mask), [NOT_GIVEN] * len(mask))
 
     def draw(
@@ -86,14 +86,14 @@ def draw_start(
     generator: np.random.Generator,
     world: WorldSpec | World,
 ) -> tuple[int, Start]:
-    """Return a rollout's seed and its start, which is drawn from `sources` unless a picture was given.
+    """Return a rollout's seed and its start, drawn from `sources` unless a picture was given.
 
     Args:
         image: A picture or the name of a bundled one, None to start from the prompt alone, or `NOT_GIVEN`.
-        prompt: What the world looks like; `NOT_GIVEN` for that of the start that is drawn or named.
-        sources: What to draw from.
-        generator: Draws.
-        world: The world that begins, or what is known of it; a warning tells of a prompt that changes nothing in it.
+        prompt: A description of the world; `NOT_GIVEN` for the prompt of the start.
+        sources: The starts to draw from.
+        generator: Random numbers.
+        world: The world or its spec; a prompt without effect in it causes a warning.
 
     Raises:
         ValueError: A picture that cannot be read (`ImageError`), or for a world that has its own.
@@ -111,13 +111,13 @@ def draw_start(
 
 
 def warn_of_prompt(world: WorldSpec | World, prompt: str) -> None:
-    """Warn that a prompt changes nothing in a world, where that is so."""
+    """Warn of a prompt without effect in a world."""
     if said := unused_prompt(getattr(world, "name", "this world"), world, prompt):
         gymnasium.logger.warn(said)
 
 
 def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> Mapping[str, Any]:
-    """Return reset's options, none of them for None.
+    """Return reset's options, an empty mapping for None.
 
     Raises:
         ValueError: One that is not known.
@@ -154,7 +154,7 @@ def _one_a_row(name: str, given: Any, rows: int) -> Sequence[Any]:
 
 
 def seeds_of(seed: Any, rows: int) -> list[int | None]:
-    """Return a seed for each row: `seed`, `seed + 1`, ... of a number; those of a list; None for none.
+    """Return a seed for each row: `seed`, `seed + 1`, ... for a number, a list's items, or None.
 
     Raises:
         ValueError: A list of another length.

@@ -1,9 +1,9 @@
-"""Rewards: plain batched functions of a `Transition`, given to an env or vector env when it is made.
+"""Reward functions: batched functions of a `Transition`, the argument `reward` of an env or vector env.
 
     gymnasium.make("WorldPlay/Scene-v0", reward=worldplay_env.cover_ground(cell=0.5))
 
-A user's own is any function from a transition of N worlds to N numbers; a single env has N = 1, and takes a plain
-number too.
+Any function from a transition of N worlds to N numbers is a reward. A single env has N = 1 and accepts a plain number
+too.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def start_path(pose: np.ndarray) -> np.ndarray:
 
 
 def pose_error(poses: np.ndarray, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far poses are from others, in world units, and by how many degrees they are turned: float64 [...].
+    """Return the distances between poses in world units and the angles in degrees, float64 [...] each.
 
     Args:
         poses: Camera-to-world matrices [..., 4, 4].
-        goals: The others, of a shape that broadcasts with it.
+        goals: Camera-to-world matrices whose shape broadcasts with `poses`.
     """
     distance = np.linalg.norm(poses[..., :3, 3] - goals[..., :3, 3], axis=-1)
     # |A - B| = 2 sqrt(2) sin(angle / 2) for rotations; unlike the arccosine of a trace, exact for small angles.
@@ -106,11 +106,11 @@ def reached(transition: Transition, goals: np.ndarray, distance: float, angle: f
 
 
 def progress(transition: Transition, goals: np.ndarray) -> np.ndarray:
-    """Return how much nearer to its goal each of N worlds came in the step: float64 [N].
+    """Return the decrease of each world's potential in the step: float64 [N].
 
-    What is left of a way is its world units plus its radians of turning. Over an episode progress adds up to what was
-    left at first less what is left in the end, so that it does not change which behaviour is best (Ng, Harada and
-    Russell 1999, "Policy invariance under reward transformations").
+    The potential is the distance to the goal in world units plus the angle in radians. Over an episode progress adds
+    up to the first potential minus the last, so it does not change the optimal policy (Ng, Harada and Russell 1999,
+    "Policy invariance under reward transformations").
     """
     before = _left(np.stack([path[-1] for path in transition.past]), goals)
     return before - _left(transition.poses[:, -1], goals)
@@ -125,17 +125,17 @@ def _left(poses: np.ndarray, goals: np.ndarray) -> np.ndarray:
 
 
 def reach_pose(pose: np.ndarray, *, distance: float = 0.25, angle: float = 10.0, reward: str = "dense") -> Reward:
-    """Return a reward for coming to a pose.
+    """Return a reward for reaching a pose.
 
     Args:
         pose: float64 [4, 4], a camera-to-world matrix; an env's episodes start at the identity.
-        distance: World units from it within which the camera is there.
-        angle: Degrees from it within which the camera is there.
-        reward: "dense" for the progress of each step (world units and radians), and 1 for each that ends there;
-            "sparse" for the latter alone.
+        distance: World units within which the pose is reached.
+        angle: Degrees within which the pose is reached.
+        reward: "dense" for the progress of each step (world units plus radians) and 1 for each step that ends at the
+            pose; "sparse" for the 1 alone.
 
     Raises:
-        ValueError: No rigid pose, an unknown kind of reward, a distance or angle that is not positive.
+        ValueError: A matrix that is no pose, an unknown kind of reward, a distance or angle that is not positive.
     """
     check_poses(np.asarray(pose)[None])
     check_arrival(distance, angle, reward)
@@ -146,13 +146,13 @@ def reach_pose(pose: np.ndarray, *, distance: float = 0.25, angle: float = 10.0,
 def reach_reward(
     transition: Transition, goals: np.ndarray, *, distance: float, angle: float, reward: str = "dense"
 ) -> np.ndarray:
-    """Return the rewards for coming to poses, float64 [N]; see `reach_pose`. `goals` are [N, 4, 4] or [4, 4]."""
+    """Return the rewards for reaching poses, float64 [N]; see `reach_pose`. `goals` are [N, 4, 4] or [4, 4]."""
     there = reached(transition, goals, distance, angle).astype(np.float64)
     return there if reward == "sparse" else there + progress(transition, goals)
 
 
 def check_arrival(distance: float, angle: float, reward: str) -> None:
-    """Raise ValueError unless a distance, an angle in degrees and a kind of reward can judge an arrival."""
+    """Raise ValueError for a distance or an angle that is not positive, or an unknown kind of reward."""
     check_positive("distance", distance)
     check_positive("angle", angle)
     if reward not in KINDS:
@@ -166,7 +166,7 @@ def check_positive(name: str, value: Any, what: str = "a positive number") -> No
 
 
 def reach_view(goal: ImageSource | None = None, *, space: str = "pixels") -> Reward:
-    """Return a reward for seeing what a goal shows: minus the distance between the newest view and it.
+    """Return a reward for seeing a goal's view: minus the distance between the newest view and the goal.
 
     Args:
         goal: A picture (see `read_image`), which is scaled and cropped to the world's size; in latents, a float array
@@ -235,7 +235,7 @@ def _given(value: np.ndarray | None, name: str) -> np.ndarray:
 
 
 def cover_ground(cell: float = 0.25) -> Reward:
-    """Return a reward for going where the episode has not been: cells of the map entered for the first time.
+    """Return a reward for exploring: the number of map cells that the episode enters for the first time.
 
     Args:
         cell: World units along a side of a square cell of the plane that the start's x and z axes span; one is

@@ -1,4 +1,4 @@
-"""Where episodes begin: bundled pictures by name, a picture, a folder of them, or a list with or without prompts."""
+"""Starts of episodes: bundled pictures by name, a picture, a folder, or a list with or without prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_PICTURE = "none"
 ALL = "all"
 """The name of all the bundled pictures together."""
 UNNAMED = "picture"
-"""What a picture that has neither a name nor a path is called."""
+"""The name of a picture without a name or a path."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
@@ -39,7 +39,7 @@ def find_starts(starts: Starts | None = None, world: WorldSpec | World | None = 
             its `starts.json` if it has one, which gives them prompts; or a list of pictures, which get empty prompts
             unless they are bundled ones, and of (picture, prompt) pairs, picture None for text only. By default the
             bundled pictures. A name goes before a file that is called the same: `./snow` is a path.
-        world: What they are for, or what `describe` says of that; by default any world.
+        world: The world of the starts, or its spec; by default any world.
 
     Raises:
         ImageError: A path where there is nothing, a folder without pictures.
@@ -63,14 +63,14 @@ def bundled_starts() -> Mapping[str, StartSource]:
 
 
 def with_own_prompt(image: ImageSource | None) -> StartSource:
-    """Return a picture and the prompt that it brings: a bundled one's, by its name; for any other an empty one."""
+    """Return a picture and its prompt: a bundled picture, found by its name, has one; any other an empty one."""
     if isinstance(image, str) and image in bundled_starts():
         return bundled_starts()[image]
     return image, ""
 
 
 def name_of(image: ImageSource | None) -> str:
-    """Return what infos and records call a picture: a bundled one's name, a path, "picture", or "none" for None."""
+    """Return a picture's name in infos and records: a bundled one's, a path, "picture", or "none" for None."""
     if image is None:
         return NO_PICTURE
     if not isinstance(image, str | Path):
@@ -109,7 +109,7 @@ def choose_start(image: str | None, prompt: str | None, world: WorldSpec | World
         image: The name of a bundled picture, the path of one, "none" to start from the prompt alone, or None for the
             first bundled picture.
         prompt: None for the bundled picture's own; without that, an empty one.
-        world: What it is for, or what `describe` says of that; by default any world.
+        world: The world of the start, or its spec; by default any world.
 
     Raises:
         ImageError: The picture cannot be read.
@@ -125,18 +125,18 @@ def choose_start(image: str | None, prompt: str | None, world: WorldSpec | World
 
 
 def check_usable(world: WorldSpec | World, image: ImageSource | None, prompt: str) -> None:
-    """Check that a world begins from the picture that somebody chose for it.
+    """Check that a world can begin from a picture.
 
-    A world with `uses_picture` False can be given the bundled pictures with their own prompts, by which it finds the
-    places that they show.
+    A world with `uses_picture` False accepts only the bundled pictures with their own prompts, which name places in
+    it.
 
     Args:
-        world: The world, or what `describe` says of it.
+        world: The world or its spec.
         image: Any picture, or None for a start from the prompt alone.
-        prompt: That goes with it.
+        prompt: The picture's prompt.
 
     Raises:
-        ValueError: It would begin somewhere else.
+        ValueError: The world would begin somewhere else.
     """
     if image is None or getattr(world, "uses_picture", True):
         return
@@ -155,12 +155,12 @@ def check_usable(world: WorldSpec | World, image: ImageSource | None, prompt: st
 
 
 def unused_prompt(name: str, world: WorldSpec | World, prompt: str | None) -> str:
-    """Return what to tell a person of a prompt that changes nothing in a world; "" if it does, or is None or empty.
+    """Return a warning about a prompt without effect in a world, "" where there is nothing to warn of.
 
     Args:
-        name: Of the world.
-        world: The world, or what `describe` says of it.
-        prompt: That somebody chose.
+        name: The world's name.
+        world: The world or its spec.
+        prompt: The user's prompt, or None.
     """
     if not prompt or getattr(world, "uses_prompt", True):
         return ""

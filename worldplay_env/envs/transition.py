@@ -1,4 +1,4 @@
-"""What a reward is computed from: the transition of N worlds, and their goals."""
+"""The input of rewards and tasks: the transition of N worlds, and their goals."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 
 KINDS = ("dense", "sparse")
-"""A reward for every bit of progress, or for being there alone."""
+"""A reward for progress and for reaching the goal, or for reaching it alone."""
 SPACES = ("pixels", "latents")
-"""What views are compared in."""
+"""The spaces in which views are compared."""
 
 
 class RewardError(ValueError):
-    """A reward function raised, or did not return one finite number for each world; nothing was changed."""
+    """A reward function raised, or did not return one finite number for each world; the env is unchanged."""
 
 
 @dataclass(frozen=True, eq=False)
 class Goal:
-    """Where an episode should come to.
+    """The place that an episode should reach.
 
     Attributes:
         pose: float64 [4, 4], a camera-to-world matrix.
-        picture: uint8 [height, width, 3], what the world shows there, in its own size; None if it was not decoded.
-        latent: float32 [channels, 1, rows, columns], the same as a latent frame; None for a world that has none.
+        picture: uint8 [height, width, 3], the view there in the world's own size; None if it was not decoded.
+        latent: float32 [channels, 1, rows, columns], the view as a latent frame; None for a world without latents.
 
-    The arrays are made read-only: a goal is shared by the steps of its episode.
+    The arrays become read-only, since the steps of an episode share its goal.
     """
 
     pose: np.ndarray
@@ -64,7 +64,7 @@ class Transition:
         goals: The N goals, where the env's task has places to reach ("reach").
         frames: uint8 [N, height, width, 3], the newest frame of each, in the world's own size and on its device; None
             if the chunks were not decoded.
-        latents: float32 [N, channels, 4, rows, columns], on the device; None for a world that has none.
+        latents: float32 [N, channels, 4, rows, columns], on the device; None for a world without latents.
         states: The task's state of each world before the step (`Task.begin`, `Task.advance`); None without a task.
     """
 
@@ -92,7 +92,7 @@ class Transition:
         goals: Sequence[Goal] | None,
         states: Sequence[Any] | None = None,
     ) -> Transition:
-        """Return the transition of N worlds that made these chunks."""
+        """Return the transition of N worlds from their new chunks."""
         import torch
 
         frames = [chunk.frames[-1] for chunk in chunks if chunk.frames is not None]

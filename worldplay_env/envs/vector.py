@@ -1,4 +1,4 @@
-"""Many worlds as one Gymnasium vector environment: one batch, one device, one `World.step` for all of them."""
+"""The vector environment: `WorldPlayVectorEnv`, and its snapshots."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AUTORESET_MODES = {
 
 @dataclass(frozen=True, eq=False)
 class VectorSnapshot:
-    """A moment of every episode, to come back to with `WorldPlayVectorEnv.restore`, any number of times."""
+    """A moment of every episode, for any number of calls of `WorldPlayVectorEnv.restore`."""
 
     episodes: tuple[Episode, ...]
     world: World
@@ -42,47 +42,61 @@ class VectorSnapshot:
 
 
 class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
-    """N worlds that are stepped as one batch; row i is what a `WorldPlayEnv` with seed `seed + i` would be.
+    """A batch of N worlds; row i equals a `WorldPlayEnv` with seed `seed + i`.
 
-    Actions, observations, infos, starts and tasks are those of `WorldPlayEnv`, batched as Gymnasium batches them. A
-    row's results do not depend on what the others do, to float tolerance, and rows may be of any age: the world
-    groups them. `gymnasium.make_vec("WorldPlay/Tiny-v0", num_envs=16)` makes one; it refuses wrappers and
-    `vector_kwargs`, so that everything is a plain argument.
+    `gymnasium.make_vec("WorldPlay/Tiny-v0", num_envs=16)` makes one. `make_vec` refuses wrappers and `vector_kwargs`,
+    so that each setting is a plain argument.
 
-    Returned arrays:
-        `output="numpy"`: observations as in `observation_space`, rewards float64 [N], terminations and truncations
-        bool [N]. `output="torch"`: the same as tensors on the world's device, rewards in float32; no observation is
-        copied to the host. Infos are numpy either way: each key's values [N, ...], and under `_key` a boolean mask
-        [N] of the rows that have it. `start` and `prompt` are the properties `start_names` and `prompts` instead:
-        TorchRL reads only numbers. What is returned is never written again. Wrappers that compute in numpy, such as
-        Gymnasium's `RecordEpisodeStatistics`, need `output="numpy"`.
+    ## Description
+    One `World.step` generates the chunks of all rows, which may be of any age. A row's results do not depend on the
+    other rows, to float tolerance.
 
-    End of an episode:
-        A row is truncated after `max_episode_steps` steps; a task terminates it. What happens then is
-        `autoreset_mode` (see https://farama.org/Vector-Autoreset-Mode):
+    ## Action Space
+    That of `WorldPlayEnv`, batched by Gymnasium: `MultiDiscrete([81] * N)`.
 
-        - `"next_step"`: the next step begins the row anew: its action, though it must be one, has no effect, its
-          reward is 0, its observation and info are those of a reset. The other rows step.
-        - `"same_step"`: the row begins anew at once; the old episode's last observation and info are in
-          `info["final_obs"]` (an array of objects, None for other rows) and `info["final_info"]`.
-        - `"disabled"`: stepping again raises ResetNeeded until `reset(options={"reset_mask": ended})`.
+    ## Observation Space
+    That of `WorldPlayEnv`, batched. `output="numpy"` returns observations as in `observation_space`, rewards float64
+    [N], terminations and truncations bool [N]. `output="torch"` returns tensors on the world's device, rewards in
+    float32, and copies no observation to the host. Returned arrays are never written again. Wrappers that compute in
+    numpy, such as Gymnasium's `RecordEpisodeStatistics`, need `output="numpy"`.
 
-    Starts:
-        Each row has its own `np_random`, which draws its starts as a single env's does, at every reset of any kind.
+    ## Rewards
+    Those of `WorldPlayEnv`. `reward` gets the `Transition` of the rows that stepped.
+
+    ## Starting State
+    That of `WorldPlayEnv`. Each row has its own `np_random`, which draws a start at every reset, automatic or not.
+
+    ## Episode End
+    The task terminates a row, `max_episode_steps` truncates it. `autoreset_mode` says what follows (see
+    https://farama.org/Vector-Autoreset-Mode):
+
+    - `"next_step"`: the next step resets the row. It ignores the row's action, which must be valid; the reward is 0,
+      observation and info are those of a reset. The other rows step.
+    - `"same_step"`: the row is reset at once. `info["final_obs"]` (an array of objects, None for other rows) and
+      `info["final_info"]` have the old episode's last observation and info.
+    - `"disabled"`: a further step raises ResetNeeded until `reset(options={"reset_mask": ended})`.
+
+    ## Information
+    The keys of `WorldPlayEnv`: numpy values [N, ...], and under `_key` a mask, bool [N], of the rows that have the
+    key. `start` and `prompt` are the properties `start_names` and `prompts`, since TorchRL reads only numbers.
+
+    ## Arguments
+    All arguments of `WorldPlayEnv`, and those below. Pickle and deepcopy give a fresh env with the same arguments.
 
     Args:
         num_envs: N, 1 or more.
-        reward: A function of the `rewards.Transition` of the rows that stepped; where it raises, none has stepped.
+        reward: A function of a `Transition`. Where it raises, no row has stepped.
         render_mode: None, or "rgb_array": `render` returns a tuple of every row's newest frame.
-        max_episode_steps: After how many a row is truncated; None or -1 for never.
+        max_episode_steps: Steps after which a row is truncated; None or -1 for no limit.
         autoreset_mode: "next_step", "same_step", "disabled", or Gymnasium's `AutoresetMode`.
         output: "numpy" or "torch".
-        max_batch: The most rows that go through the world at once, which bounds its memory; by default all.
-
-    All other arguments are those of `WorldPlayEnv`. Pickle and deepcopy give a fresh env with the same arguments.
+        max_batch: The most rows in one call of the world, which bounds its memory; by default all.
 
     Raises:
-        ValueError: An argument that cannot be; the message says what can.
+        ValueError: An argument that is refused; the message lists what is known.
+
+    ## Version History
+    As `WorldPlayEnv`.
     """
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 16}  # noqa: RUF012 (Gymnasium's)
@@ -137,51 +151,51 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
 
     @property
     def rollouts(self) -> tuple[Rollout, ...]:
-        """The rollout of every row, to be forked; raises ResetNeeded before the first reset. A step replaces them."""
+        """The rollout of every row, which a step replaces: fork them. ResetNeeded before the first reset."""
         return tuple(episode.rollout for episode in self._running())
 
     @property
     def start_names(self) -> tuple[str, ...]:
-        """What the picture is called that each row began from, as a single env's `info["start"]`."""
+        """The name of each row's start picture, as `info["start"]` of a single env."""
         return tuple(episode.start for episode in self._running())
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The prompt in force in each row, as a single env's `info["prompt"]`."""
+        """The current prompt of each row, as `info["prompt"]` of a single env."""
         return tuple(episode.rollout.prompt for episode in self._running())
 
     @property
     def goals(self) -> tuple[Goal | None, ...]:
-        """The goal of every row's episode, None without one; raises ResetNeeded before the first reset."""
+        """The goal of every row's episode, None without one; ResetNeeded before the first reset."""
         return tuple(self._core.goal(episode) for episode in self._running())
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The random numbers of every row."""
+        """The random number generator of each row."""
         return tuple(one.generator for one in self._randomness())
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """What the random numbers of every row were seeded with."""
+        """The seed of each row's random number generator."""
         return tuple(one.seed for one in self._randomness())
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin episodes: of all rows, or of those that a mask names.
+        """Begin episodes in all rows, or in those of a mask.
 
         Args:
             seed: Row i's `np_random` is seeded with `seed + i`, or with item i of a list; None lets it go on.
-            options: "reset_mask": a bool array or tensor [N]; rows where it is False stay as they are, and their
-                observations are returned as they were last, bit for bit. "image" and "prompt", as in
-                `WorldPlayEnv.reset`: one for all rows, or a list with one for each.
+            options: "reset_mask": a bool array or tensor [N]; rows where it is False stay as they are, and their last
+                observations are returned again, bit for bit. "image" and "prompt", as in `WorldPlayEnv.reset`: one
+                for all rows, or a list with one for each.
 
         Returns:
             Observations of all rows, and infos of those that began.
 
         Raises:
-            ValueError, TypeError: Options or seeds that cannot be; a picture that cannot be read (`ImageError`).
-            ResetNeeded: Rows outside the mask were never reset. Whatever is raised, the env is as it was.
+            ValueError, TypeError: Options or seeds that are refused; a picture that cannot be read (`ImageError`).
+            ResetNeeded: Rows outside the mask were never reset. After an error the env is unchanged.
         """
         request, seeds = ResetRequest.of(options, self.num_envs), seeds_of(seed, self.num_envs)
         episodes: list[Episode | None] = list(self._episodes)
@@ -200,7 +214,7 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Make the next chunk of every row whose episode has not ended; see the class for the others.
+        """Generate the next chunk of every row that has not ended; see "Episode End" for the others.
 
         Args:
             actions: Whole numbers 0..80, [N] or with `actions="latent"` [N, 4]: an array, a list or a tensor.
@@ -212,7 +226,7 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
             ResetNeeded: Before the first reset, or with `autoreset_mode="disabled"` after an episode's end.
             InvalidAction: Actions of another type, shape or range.
             RewardError: The reward function raised, or did not return a finite number for each row that stepped.
-            WorldError: The world could not make the chunks. Whatever is raised, the env is as it was.
+            WorldError: The world could not generate the chunks. After an error the env is unchanged.
         """
         with self._core.timed() as timings:
             results, parts = self._step(actions)
@@ -220,7 +234,7 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
         return results
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Return the newest frame of every row, uint8 [height, width, 3]; None, with a warning, if not asked for."""
+        """Return the newest frame of every row, uint8 [height, width, 3]; without a render mode warn, return None."""
         if self.render_mode is None:
             gymnasium.logger.warn(
                 f"render() does nothing without a render mode: make the env with one of {', '.join(RENDER_MODES)}"
@@ -229,7 +243,7 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
         return tuple(episode.pictures[-1].copy() for episode in self._running() if episode.pictures is not None)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let go of the episodes and the world, which others may go on using; `reset` or `restore` opens it again."""
+        """Release the episodes and the world, which others may still use; `reset` or `restore` opens it again."""
         if self._episodes:  # not so where the constructor failed
             self._episodes = [None] * self.num_envs
             self._core.release()
@@ -237,15 +251,15 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
     # ---- beyond Gymnasium
 
     def snapshot(self) -> VectorSnapshot:
-        """Return this moment of all episodes; it stays good when they go on or end, and copies no tensor.
+        """Return this moment of all episodes; it stays valid after further steps or resets, and copies no tensor.
 
-        It does not hold `np_random`.
+        `np_random` is not part of it.
         """
         episodes = tuple(episode.fork() for episode in self._running())
         return VectorSnapshot(episodes, self.world, self._shown)
 
     def restore(self, snapshot: VectorSnapshot) -> None:
-        """Go back to a moment of these episodes, or of those of another vector env that was made alike.
+        """Go back to a moment of these episodes, or of another vector env with the same arguments.
 
         Raises:
             TypeError: It is no snapshot of a vector env.
@@ -299,7 +313,7 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
     def _begin(
         self, request: ResetRequest, seeds: Sequence[int | None]
     ) -> tuple[dict[int, tuple[Episode, dict[str, Any]]], dict[int, Randomness]]:
-        """Begin the episodes of a request's rows: each one's episode and info, and the random numbers it leaves."""
+        """Begin the episodes of a request's rows; return each row's episode and info, and its random numbers."""
         if self._starts is None:
             self._starts = find_starts()
         random: dict[int, Randomness] = {}
@@ -331,7 +345,7 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
         return running
 
     def _randomness(self) -> list[Randomness]:
-        """Return every row's random numbers; those that were never asked for are seeded by the system."""
+        """Return every row's random numbers, seeded by the system where no reset has seeded them."""
         self._random = [Randomness.of(None) if one is None else one for one in self._random]
         return [one for one in self._random if one is not None]
 
@@ -345,7 +359,7 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
         return tuple(tensor.to(self.world.device) for tensor in tensors)
 
     def _labels(self, actions: Any) -> np.ndarray:
-        """Return the labels of all rows, int64 [N] or [N, 4]; those of rows that begin anew are checked as well."""
+        """Return the labels of all rows, int64 [N] or [N, 4]; a row that is reset needs a valid action too."""
         if hasattr(actions, "detach"):  # a tensor, which numpy takes from the host alone
             actions = actions.detach().cpu().numpy()
         assert self.action_space.shape is not None

@@ -7,21 +7,21 @@ from collections.abc import Iterable
 import numpy as np
 
 LEAST_WIDTH = 640
-"""Pixels: smaller frames are shown as many times larger as fit into this."""
+"""Pixels: smaller frames are enlarged by the largest whole factor that fits."""
 LEAST_WIDTH_OF_TWO = 960
-"""... and two of them beside each other into this."""
+"""The same for two frames beside each other."""
 LINE = 30
 """Pixels of the line of text below them."""
 INK, GROUND = (244, 244, 245), (9, 9, 11)
 
 
 class Window:
-    """A pygame window that shows video in time; made when it is first played to.
+    """A pygame window that plays video in real time; it opens at the first `play`.
 
-    It takes no event but that a person closes it: keys and the rest stay in pygame's queue for whoever reads them.
+    Only the event of closing it is taken from pygame's queue; key events stay there for the program.
 
     Args:
-        title: What its bar says.
+        title: The text of its title bar.
         fps: Frames a second.
     """
 
@@ -32,7 +32,7 @@ class Window:
         self._dismissed = False
 
     def check(self) -> None:
-        """Make sure that there is a display to open the window on.
+        """Check for a display to open the window on.
 
         Raises:
             NoDisplay: There is none.
@@ -43,12 +43,12 @@ class Window:
             open_display()
 
     def play(self, frames: Iterable[np.ndarray], beside: np.ndarray | None = None, line: str | None = None) -> None:
-        """Show frames, each for 1 / fps seconds; nothing once a person closed the window.
+        """Show frames, each for 1 / fps seconds; a window that the user closed stays closed.
 
         Args:
             frames: uint8 [height, width, 3].
-            beside: A picture of the same size that is shown at their right, or None.
-            line: A text below them, or None for no room for one.
+            beside: A picture of the same size at their right, or None.
+            line: A text below them, or None for a window without one.
 
         Raises:
             NoDisplay: There is no display to open it on.
@@ -99,7 +99,7 @@ class Window:
         pygame.display.flip()
 
     def _closed_by_a_person(self) -> bool:
-        """Return whether a person closed the window, and leave all other events to the program."""
+        """Return whether the user closed the window; leave all other events to the program."""
         import pygame
 
         if pygame.event.get(pygame.QUIT):

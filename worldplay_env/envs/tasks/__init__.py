@@ -1,1 +1,1 @@
-"""Tasks: what an episode asks for."""
+"""Tasks: aims of episodes."""

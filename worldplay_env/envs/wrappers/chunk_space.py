@@ -1,4 +1,4 @@
-"""What the wrappers ask of an observation space."""
+"""Chunks of frames in observation spaces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldplay_env.worlds.base import CHUNK_FRAMES
 
 
 def chunk_space(space: spaces.Space[Any]) -> spaces.Box | None:
-    """Return the space of a chunk observation's frames, (frames, H, W, 3) or (frames, 3, H, W); None of any other."""
+    """Return the part of a space that holds a chunk's frames, (frames, H, W, 3) or (frames, 3, H, W), else None."""
     part = space.spaces.get("observation") if isinstance(space, spaces.Dict) else space
     if not isinstance(part, spaces.Box) or part.dtype != np.uint8 or len(part.shape) != 4:
         return None
@@ -19,6 +19,6 @@ def chunk_space(space: spaces.Space[Any]) -> spaces.Box | None:
 
 
 def shows_every_frame(*observation_spaces: spaces.Space[Any]) -> bool:
-    """Return whether all of the spaces, the bare env's and what wrappers make of it, are of whole chunks."""
+    """Return whether all spaces, of an env and of its wrappers, hold whole chunks."""
     chunks = [chunk_space(space) for space in observation_spaces]
     return all(chunk is not None and chunk.shape[0] == CHUNK_FRAMES for chunk in chunks)

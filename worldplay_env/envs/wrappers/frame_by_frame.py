@@ -22,7 +22,7 @@ from worldplay_env.worlds.base import CHUNK_FRAMES
 
 @dataclass
 class _Playback:
-    """Where a `FrameByFrame` is in its episode."""
+    """The state of a `FrameByFrame` in its episode."""
 
     coming: list[np.ndarray] = field(default_factory=list)
     """Frames of the newest chunk that are not shown yet, as they are observed."""
@@ -41,9 +41,9 @@ class _Playback:
 class FrameByFrame(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Plays each chunk as single-frame steps: 13 of them for an episode's first chunk, 16 for every other.
 
-    What looks at one picture a step (Gymnasium's `RecordVideo`, `FrameStackObservation` and `utils.play`, a policy
-    for images) then works unchanged and misses no frame. Over an env made with `every=4` a chunk is four steps, the
-    last of which shows its newest frame.
+    Code for one picture a step (Gymnasium's `RecordVideo`, `FrameStackObservation` and `utils.play`, a policy for
+    images) then works unchanged and misses no frame. Over an env with `every=4` a chunk is four steps, the last of
+    which shows its newest frame.
 
     Actions:
         The step that shows a chunk's first frame makes the chunk, from the action given to it: the newest there is.
@@ -145,7 +145,7 @@ class FrameByFrame(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
         super().close()
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
-        """Return which keys held together give which action, as `gymnasium.utils.play` asks for them.
+        """Return the action of each combination of keys, for `gymnasium.utils.play`.
 
         W, A, S and D move, the arrow keys look, opposite keys cancel.
         """
