@@ -65,14 +65,24 @@ def test_a_run_measures_every_part_and_writes_what_it_prints(
 ) -> None:
     path = tmp_path / "new" / "bench.json"
     arguments = ["--weights", "random", "--device", "cpu", "--age", "6", "--batch", "2", "--chunks", "1"]
+    arguments += ["--quantize", "fp8"]
     assert main([*arguments, "--json", str(path)]) == 0
 
     printed, result = capsys.readouterr().out, json.loads(path.read_text())
     parts = result["parts"]
-    names = ["encode", "select", "prefill", *(f"denoise_{index}" for index in range(4)), "decode", "host", "total"]
+    names = [
+        "encode",
+        "first",
+        "select",
+        "prefill",
+        *(f"denoise_{index}" for index in range(4)),
+        "decode",
+        "host",
+        "total",
+    ]
     assert [name for name in parts if name != "check"] == names
     assert all(name in printed for name in names)
-    within = [parts[name] for name in names[1:-1]]
+    within = [parts[name] for name in names[2:-1]]
     assert sum(part["median_seconds"] for part in within) <= parts["total"]["median_seconds"]
     assert sum(part["operations"] for part in within) == parts["total"]["operations"]
     assert parts["denoise_0"]["operations"] == parts["denoise_3"]["operations"] > 0
@@ -93,6 +103,7 @@ def test_the_peak_is_that_of_a_matrix_product() -> None:
         (["--batch", "0"], "--batch must be 1 or more"),
         (["--chunks", "0"], "--chunks must be 1 or more"),
         (["--dtype", "int4"], "int4"),
+        (["--attention", "cudnn", "--weights", "random", "--device", "cpu"], "needs a GPU"),
     ],
 )
 def test_what_cannot_be_measured_is_said_in_one_line(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from worldplay_env.spinning import bound_spinning
 
@@ -61,6 +61,12 @@ class Args(WorldArgs):
     """Rollouts that are stepped together."""
     chunks: int = 10
     """How often the chunk is made and measured."""
+    compile: bool = False
+    """Compile the transformer's blocks and the decoder."""
+    quantize: Literal["fp8"] | None = None
+    """"fp8" for linear layers of 8 bits in the transformer's blocks."""
+    attention: Literal["cudnn"] | None = None
+    """"cudnn" for cuDNN's attention kernel. By default torch's choice."""
     json: Path | None = None
     """Where to write everything as JSON as well."""
 
@@ -112,8 +118,9 @@ def aged_rollout(world: DreamWorld, chunks: int, seed: int) -> tuple[DreamRollou
 def measure(world: DreamWorld, age: int, batch: int, repeats: int) -> dict[str, Part]:
     """Make the next chunk of `batch` rollouts of that age, `repeats` times from the same past; return its parts.
 
-    They are "encode" (of a start picture, once a rollout), "select", "prefill", each denoising step, "decode", "host"
-    (fetching the frames) and "total", which is a whole step with "host" and without "encode".
+    They are "encode" (of a start picture, once a rollout), "first" (the first run, which compiles, allocates and
+    chooses kernels), "select", "prefill", each denoising step, "decode", "host" (fetching the frames) and "total",
+    which is a whole step with "host" and without "encode".
     """
     pasts, controls = zip(*(aged_rollout(world, age, seed) for seed in range(batch)), strict=True)
     encode = _encode_seconds(world, repeats)
@@ -128,11 +135,13 @@ def measure(world: DreamWorld, age: int, batch: int, repeats: int) -> dict[str, 
             assert chunk.frames is not None
             fetch(chunk.frames)
         ended = time.perf_counter()
+        if repeat == 0:
+            first = ended - began
         if repeat >= WARM_UP:
             runs.append({**chunks[0].timings, "host": ended - stepped, "total": ended - began})
     counted = _operations(world, age, batch)
-    names = ["encode", *(name for name in runs[0] if name != "total"), "total"]
-    seconds = {"encode": encode} | {name: [run[name] for run in runs] for name in runs[0]}
+    names = ["encode", "first", *(name for name in runs[0] if name != "total"), "total"]
+    seconds = {"encode": encode, "first": [first]} | {name: [run[name] for run in runs] for name in runs[0]}
     return {name: Part(seconds[name], counted.get(name, 0)) for name in names}
 
 
@@ -220,7 +229,9 @@ def table(result: dict[str, Any]) -> str:
     height, width = world["image_size"]
     lines = [
         f"{world['name']} ({world['weights']} weights), {height}x{width}, {world['dtype']}, "
-        f"batch {settings['batch']}, age {settings['age']} chunks; medians of {settings['chunks']} runs",
+        f"batch {settings['batch']}, age {settings['age']} chunks; medians of {settings['chunks']} runs; "
+        f"{'compiled' if settings['compile'] else 'not compiled'}, linear layers in "
+        f"{settings['quantize'] or world['dtype']}, attention by {settings['attention'] or 'torch'}",
         f"{result['versions']['device']} ({world['device']}), load {result['load_average']}, "
         f"torch {result['versions']['torch']}",
         "",
@@ -248,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = tyro.cli(Args, prog="python -m worldplay_env.bench", args=arguments)
     try:
         _check(args)
-        world = load(args.world, **args.load_options())
+        world = load(args.world, **args.load_options(), **_network_options(args))
         if not isinstance(world, DreamWorld):
             raise ValueError(f"only world models can be measured, and {args.world!r} has no model")
     except (ValueError, OSError, RuntimeError) as error:
@@ -269,6 +280,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return fail(error, 1)
         print(f"\n{args.json}")
     return 0
+
+
+def _network_options(args: Args) -> dict[str, Any]:
+    """Return how the networks run, as arguments of `load`: those that were given, for a world without knows none."""
+    options = {"compile": args.compile, "quantize": args.quantize, "attention": args.attention}
+    return {name: value for name, value in options.items() if value}
 
 
 def _check(args: Args) -> None:

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from worldplay_env.evaluate.metrics import psnr
 from worldplay_env.models.config import TINY_V1, AutoencoderConfig
 from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
+from worldplay_env.models.wan.transforms import channels_last
 from worldplay_env.training import checkpoint, critic, depth
 from worldplay_env.training.critic import Critic
 from worldplay_env.training.muon import Optimiser
@@ -198,16 +199,6 @@ def fresh(config: AutoencoderConfig, seed: int, device: torch.device, *, critic:
         posterior.weight[config.z_dim :] = 0.0
         posterior.bias[config.z_dim :] = FIRST_LOG_VARIANCE
     return model
-
-
-def channels_last(autoencoder: Autoencoder) -> Autoencoder:
-    """Lay the kernels in memory as the activations lie, and return the autoencoder."""
-    for layer in autoencoder.modules():
-        if isinstance(layer, nn.Conv3d):
-            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
-        elif isinstance(layer, nn.Conv2d):
-            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
-    return autoencoder
 
 
 def is_inside(name: str, parameter: nn.Parameter) -> bool:

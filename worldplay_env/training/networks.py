@@ -11,10 +11,11 @@ from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.wan.attention import KeysValues
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.text import embed, text_model
+from worldplay_env.models.wan.transforms import channels_last
 from worldplay_env.models.worldplay import sampler
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.training import checkpoint, depth
-from worldplay_env.training.autoencoder import channels_last, measured_config
+from worldplay_env.training.autoencoder import measured_config
 from worldplay_env.training.critic import Critic
 from worldplay_env.training.fused_transformer import FusedTransformer
 from worldplay_env.training.latent_dataset import Chunks

@@ -165,3 +165,15 @@ class Execution:
 
 EAGER = Execution()
 """Part by part, as they are."""
+
+
+class BlockNetwork(nn.Module):
+    """A network of blocks.
+
+    Attributes:
+        execution: How they are executed where a call does not say.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.execution = EAGER

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from worldplay_env.models.config import TransformerConfig
 from worldplay_env.models.wan.attention import KeysValues, KeyValueCache, LayerCache
-from worldplay_env.models.wan.block import EAGER, Block, Execution
+from worldplay_env.models.wan.block import Block, BlockNetwork, Execution
 from worldplay_env.models.wan.layers import Embedder, Linear, modulate, sinusoid
 from worldplay_env.models.wan.rotary import RopeTables
 from worldplay_env.models.worldplay import positional
@@ -26,20 +26,16 @@ from worldplay_env.models.worldplay.attention import BRANCHES, SelfAttention
 from worldplay_env.models.worldplay.positional import Positions
 
 
-class Transformer(nn.Module):
+class Transformer(BlockNetwork):
     """The velocity field of the world model: flow-matching velocities of a chunk, given memory, cameras and prompt.
 
     Args:
         config: Sizes.
-
-    Attributes:
-        execution: How the blocks are executed where a call does not say.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.execution = EAGER
         self.rope_tables = RopeTables(config.attention_head_dim)
         dim, heads, patch = config.dim, config.num_attention_heads, config.patch_size
         self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel_size=patch, stride=patch)

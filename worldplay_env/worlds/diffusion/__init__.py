@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,13 @@ from worldplay_env.worlds.device import pick_device
 if TYPE_CHECKING:
     import torch
 
+    from worldplay_env.models.wan.transforms import Transform
     from worldplay_env.weights.folder import WeightFiles
     from worldplay_env.worlds.diffusion.world import DreamWorld
 
 
 DEFAULT_DEVICE = None
-OPTIONS = ("latents_per_decode", "sample_image")
+OPTIONS = ("latents_per_decode", "sample_image", "compile", "quantize", "attention", "transforms")
 HAS_MODEL = True
 
 
@@ -54,6 +56,10 @@ def load(
     accept_license: bool = False,
     latents_per_decode: int = CHUNK_LATENTS,
     sample_image: bool = False,
+    compile: bool = False,
+    quantize: str | None = None,
+    attention: str | None = None,
+    transforms: Sequence[Transform] = (),
 ) -> DreamWorld:
     """Make the world model of that name; `world.load` shares it within the process and describes the arguments.
 
@@ -63,11 +69,13 @@ def load(
     """
     import torch
 
+    from worldplay_env.models.wan.transforms import transforms_of
     from worldplay_env.weights import checkpoint
     from worldplay_env.weights.content import remembered
     from worldplay_env.weights.files import weight_files
     from worldplay_env.worlds.diffusion.world import DreamWorld
 
+    options = transforms_of(compile=compile, quantize=quantize, attention=attention)
     if revision is not None and (weights == "random" or name == "tiny"):
         raise ValueError(f"{weights or 'embedded'} weights have no revisions, got revision={revision!r}")
     files = None if weights == "random" else _files(name, revision, accept_license)
@@ -91,6 +99,7 @@ def load(
             weights_hash=known_as,
             latents_per_decode=latents_per_decode,
             sample_image=sample_image,
+            transforms=[*transforms, *options],
         )
     if files and replace(files).content_hash != known_as:
         raise checkpoint.CheckpointError(f"{name}: its files were changed while they were read; load it again")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -27,6 +28,7 @@ from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.flops import chunk_operations
 from worldplay_env.models.wan.autoencoder import Autoencoder, DecoderState, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.models.wan.text import TextEncoder
+from worldplay_env.models.wan.transforms import Transform
 from worldplay_env.models.worldplay import memory
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.content import parameters_hash
@@ -83,6 +85,8 @@ class DreamWorld(World):
             in whole clips, as `memory.select` does.
         mixed_ages: Rollouts whose memories differ in length go through together, the shorter ones padded; by default
             those of small networks on a GPU.
+        transforms: Functions that are given the transformer, then the autoencoder, in this order; each returns the
+            network that takes its place (see `models.wan.transforms`).
     """
 
     def __init__(
@@ -98,9 +102,13 @@ class DreamWorld(World):
         sample_image: bool = False,
         select: Callable[[np.ndarray], np.ndarray] = memory.select,
         mixed_ages: bool | None = None,
+        transforms: Sequence[Transform] = (),
     ) -> None:
         if not 1 <= latents_per_decode <= CHUNK_LATENTS:
             raise ValueError(f"latents_per_decode must be 1..{CHUNK_LATENTS}, got {latents_per_decode}")
+        for transform in transforms:
+            transformer = cast(Transformer, transform(transformer))
+            autoencoder = cast(Autoencoder, transform(autoencoder))
         self.config = config
         self.name = config.name
         self.weights = weights
