@@ -49,17 +49,17 @@ def still_paths(count: int, chunks: int) -> LatentPaths:
     return LatentPaths(latents, still, still, labels, remembered, ids, ids, depth)
 
 
-def test_the_stages_rollouts_are_those_of_the_dream() -> None:
+def test_the_stages_rollouts_are_those_of_the_world() -> None:
     """Chunk 0 and a chunk with memory, from the same noise, through the pieces and through `DreamWorld.step`."""
     world, chunks = small_world(), 3
     paths = still_paths(1, chunks)
-    dreamer = initialise(Networks(CONFIG), 0)
-    dreamer.transformer.load_state_dict(world.transformer.state_dict())
-    made = roll_out(dreamer, paths, chunks, torch.float32, seed=5)
+    networks = initialise(Networks(CONFIG), 0)
+    networks.transformer.load_state_dict(world.transformer.state_dict())
+    made = roll_out(networks, paths, chunks, torch.float32, seed=5)
     start = paths.latents[0, 0].float()[:, None]
     rollout = begin(world, 0)
     rollout.start_latent = start
-    rollout.encoded_prompt = type(rollout.encoded_prompt)("p", dreamer.embed(paths.tokens, paths.mask)[0].detach())
+    rollout.encoded_prompt = type(rollout.encoded_prompt)("p", networks.embed(paths.tokens, paths.mask)[0].detach())
     generator = torch.Generator().manual_seed(5)
     control = Control(np.tile(np.eye(4), (4, 1, 1)), np.zeros(4, np.int64), np.tile(DEFAULT_INTRINSICS, (4, 1, 1)))
     for chunk in range(chunks):
@@ -96,16 +96,16 @@ def test_rollouts_begin_anew_at_the_end_of_their_paths() -> None:
 @pytest.mark.slow
 def test_self_forcing_overfits_one_path() -> None:
     paths = still_paths(1, 2)
-    dreamer = fresh(CONFIG, 0, CPU)
-    fused = FusedTransformer(dreamer.transformer, torch.float32)
+    networks = fresh(CONFIG, 0, CPU)
+    fused = FusedTransformer(networks.transformer, torch.float32)
     autoencoder = initialise(Autoencoder(CONFIG.autoencoder), 2).requires_grad_(False)
-    optimiser, rollouts = Optimiser(dreamer, is_inside), Rollouts(paths, 4)
+    optimiser, rollouts = Optimiser(networks, is_inside), Rollouts(paths, 4)
     options = DistillOptions(decoded=2, memory_noise=0.0, pixels=1.0)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
     for _ in range(60):
         rollouts.next(rng)
-        found = rollout_losses(dreamer, fused, autoencoder, options, draw(rollouts, paths, options, generator))
+        found = rollout_losses(networks, fused, autoencoder, options, draw(rollouts, paths, options, generator))
         rollouts.commit(found["made"])
         losses.append(found["loss"])
         losses[-1].backward()

@@ -88,14 +88,14 @@ def _statistics_beside(run: Path, tmp_path: Path) -> Path:
 def test_the_whole_pipeline_by_its_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shared = "--device cpu --no-compile --max-steps 2 --held-out 1"
-    dreams = f"{shared} --paths 1 --chunks 2 --frames 48"
+    arguments = f"{shared} --paths 1 --chunks 2 --frames 48"
     main(f"autoencoder {shared} --clips 1 --scenes 4 --measured 1".split())
     for file in Path("runs/autoencoder").glob("step-*/model-*"):
         file.unlink()  # later stages need the averages alone
     main(f"autoencoder {shared} --clips 1 --scenes 4 --folder runs/decoder --begin-with runs/autoencoder".split())
-    main(f"transformer {dreams} --workers 1".split())
-    main(f"transformer {dreams} --workers 0 --max-steps 1".split())  # resumed
-    main(f"distill {dreams} --workers 0 --groups 1 --decoded 1".split())
+    main(f"transformer {arguments} --workers 1".split())
+    main(f"transformer {arguments} --workers 0 --max-steps 1".split())  # resumed
+    main(f"distill {arguments} --workers 0 --groups 1 --decoded 1".split())
     main(["export", "--autoencoder", "runs/decoder", "--out", "exported"])
     for stage, steps in (("autoencoder", 2), ("decoder", 2), ("transformer", 3), ("distill", 2)):
         (index,) = Path("runs", stage).glob("step-*/index.json")

@@ -114,13 +114,13 @@ def test_a_batch_holds_the_chosen_frames_and_cameras_seen_from_the_chunk() -> No
 def test_the_pieces_compute_what_the_model_computes(
     length: int, draws: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    dreamer = initialise(Networks(CONFIG), 1)
-    transformer, paths = dreamer.transformer, small_paths(chunks=5)
+    networks = initialise(Networks(CONFIG), 1)
+    transformer, paths = networks.transformer, small_paths(chunks=5)
     batch = paths.take(torch.arange(2), torch.full((2,), length // 4), length)
     x = torch.randn(2 * draws, *batch.clean.shape[1:], generator=torch.Generator().manual_seed(1))
     timesteps = torch.linspace(0, 1000, 8 * draws).view(2 * draws, 4)
     clean = torch.full((2, length), sampler.KNOWN_TIMESTEP)
-    embedding = dreamer.embed(paths.tokens, paths.mask)
+    embedding = networks.embed(paths.tokens, paths.mask)
     labels, viewmats = batch.labels.split((length, 4), 1), batch.viewmats.split((length, 4), 1)
 
     fused = FusedTransformer(transformer, dtype)
@@ -173,13 +173,13 @@ def test_a_shortened_memory_is_without_its_newest_frames() -> None:
 
 def test_flow_matching_overfits_one_path() -> None:
     paths, options = small_paths(1, 2), replace(OPTIONS, frames=96)
-    dreamer = fresh(CONFIG, 0, CPU)
-    fused = FusedTransformer(dreamer.transformer, torch.float32)
-    optimiser = Optimiser(dreamer, is_inside)
+    networks = fresh(CONFIG, 0, CPU)
+    fused = FusedTransformer(networks.transformer, torch.float32)
+    optimiser = Optimiser(networks, is_inside)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
     for _ in range(100):
-        losses.append(flow_losses(dreamer, fused, 0.1, draw(paths, options, rng, generator))["loss"])
+        losses.append(flow_losses(networks, fused, 0.1, draw(paths, options, rng, generator))["loss"])
         losses[-1].backward()
         optimiser.step(1e-2)
     before, after = (torch.stack(part).mean() for part in (losses[:5], losses[-5:]))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from PIL import Image
 
 from worldplay_env.media.contact_sheet import save_picture
@@ -89,7 +91,7 @@ class ReportOptions:
 class DiagnoseOptions:
     """Measure networks on held-out paths: rollouts, and motion, depth, sharpness and attention behind them."""
 
-    dreamer: Path = Path("runs/transformer")
+    transformer: Annotated[Path, tyro.conf.arg(aliases=["--dreamer"])] = Path("runs/transformer")
     """The run of the transformer and the text encoder."""
     autoencoder: Path = Path("runs/autoencoder")
     """The autoencoder's run."""
@@ -110,12 +112,12 @@ class DiagnoseOptions:
         dtype = compute_dtype(device)
         autoencoder = trained_autoencoder(self.autoencoder, device, dtype)
         networks = fresh(TINY_V1, 0, device).requires_grad_(False)
-        checkpoint.fill_networks(networks, checkpoint.averages(self.dreamer).averages)
+        checkpoint.fill_networks(networks, checkpoint.averages(self.transformer).averages)
         size, seeds = TINY_V1.image_size, range(HELD_OUT_PATHS, HELD_OUT_PATHS + self.held_out)
         with plans(seeds, self.chunks, size, second=float(self.second)) as planned:
             paths = render_paths(planned, autoencoder, TINY_V1.text, size, keep_frames=True)
         found = measure(networks, autoencoder, paths, self.chunks, thorough=True)
-        stage = "distill" if "began_with" in checkpoint.averages(self.dreamer).notes else "transformer"
+        stage = "distill" if "began_with" in checkpoint.averages(self.transformer).notes else "transformer"
         print("\n".join(rows(stage, found.figures)))
         print("psnr by chunk:", *(f"{value:.2f}" for value in found.by_chunk))
         print(*(f"{name}: {FIGURES[name]}" for name in found.figures), sep="\n")

@@ -35,7 +35,7 @@ from worldplay_env.training.networks import Networks, denoise, depth_loss, fresh
 from worldplay_env.training.parallel import peers
 from worldplay_env.training.run import Run, fast_convolutions
 from worldplay_env.training.trajectories import memory_length
-from worldplay_env.training.transformer import PROMPTS_DROPPED, DreamerOptions, flow_losses, noised, prepare
+from worldplay_env.training.transformer import PROMPTS_DROPPED, TransformerStageOptions, flow_losses, noised, prepare
 from worldplay_env.worlds.base import CHUNK_LATENTS
 
 STEP_WEIGHTS = (0.5, 0.5, 0.5, 1.0)
@@ -49,7 +49,7 @@ SAMPLES = 2
 
 
 @dataclass(frozen=True)
-class DistillOptions(DreamerOptions):
+class DistillOptions(TransformerStageOptions):
     """Train the four-step sampler on the model's own rollouts, beginning with a run of the transformer stage."""
 
     folder: Path = Path("runs/distill")
@@ -123,12 +123,12 @@ class Rollouts:
 def train(options: DistillOptions) -> Run[Networks]:
     """Train the four-step sampler of the tiny world, or go on doing so."""
     device = peers().device(options.device)
-    dreamer = fresh(TINY_V1, options.seed, device, critic=options.looks > 0)
+    networks = fresh(TINY_V1, options.seed, device, critic=options.looks > 0)
     begins = not checkpoint.exists(options.folder)
     if begins:
         before = checkpoint.averages(options.transformer)
-        checkpoint.fill_networks(dreamer, before.averages)
-    run = Run(options, dreamer, Optimiser(dreamer, is_inside))
+        checkpoint.fill_networks(networks, before.averages)
+    run = Run(options, networks, Optimiser(networks, is_inside))
     if begins:
         run.notes["began_with"] = {"step": before.step, "seconds": before.seconds, "notes": before.notes}
     compiled = (options.frames, SAMPLES * options.frames // 4)  # full memories, and rollouts' chunks
@@ -139,8 +139,8 @@ def train(options: DistillOptions) -> Run[Networks]:
     groups = [Rollouts(paths, count) for _ in range(options.groups)]
     if begins and run.is_first:
         report(run, autoencoder, held_out, options.chunks)
-    own = partial(rollout_losses, dreamer, fused, autoencoder, options)
-    replayed = partial(flow_losses, dreamer, fused, options.depth)
+    own = partial(rollout_losses, networks, fused, autoencoder, options)
+    replayed = partial(flow_losses, networks, fused, options.depth)
     run.start_clock()
     for step in run.steps():
         if rng.random() < options.replay:
@@ -226,11 +226,15 @@ def _batch(
 
 
 def rollout_losses(
-    dreamer: Networks, fused: FusedTransformer, autoencoder: Autoencoder, options: DistillOptions, batch: RolloutBatch
+    networks: Networks,
+    fused: FusedTransformer,
+    autoencoder: Autoencoder,
+    options: DistillOptions,
+    batch: RolloutBatch,
 ) -> dict[str, Tensor]:
     """Return the losses of the four steps' predictions, and what was "made", [b, C, 4, h, w]."""
     chunks = batch.chunks
-    text = fused.text(dreamer.embed(batch.tokens, batch.mask))
+    text = fused.text(networks.embed(batch.tokens, batch.mask))
     remembered: list[Tensor] = []
     coming: list[Tensor] = []
     memory = remember(fused, chunks, text, remembered)
@@ -238,7 +242,7 @@ def rollout_losses(
     pairs = [prediction.unflatten(0, (-1, SAMPLES)) for prediction in predictions]  # [b, 2, C, 4, h, w]
     scores = [latent_score(pair, chunks.clean, batch.asked, batch.invented) for pair in pairs]
     latents = sum(share * score for share, score in zip(STEP_WEIGHTS, scores, strict=True)) / sum(STEP_WEIGHTS)
-    depths = depth_loss(dreamer, chunks, remembered, coming)
+    depths = depth_loss(networks, chunks, remembered, coming)
     made = pairs[-1][:, 0]
     found = {"last step": scores[-1], "depth": depths, "made": made}
     loss = latents + options.depth * depths
@@ -254,8 +258,8 @@ def rollout_losses(
     contrast = contrast_score(first, second, truth, asked & ~invented)
     loss = loss + options.pixels * pixels + options.contrast * contrast
     found |= {"pixels": pixels, "contrast": contrast}
-    if dreamer.critic is not None:
-        looks, critic_loss = critic.losses(dreamer.critic, first, truth)
+    if networks.critic is not None:
+        looks, critic_loss = critic.losses(networks.critic, first, truth)
         loss = loss + options.looks * looks + critic_loss
         found |= {"looks": looks, "critic": critic_loss}
     return {"loss": loss, **found}

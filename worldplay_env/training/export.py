@@ -12,9 +12,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -56,46 +57,47 @@ class ExportOptions:
 
     autoencoder: Path = Path("runs/autoencoder")
     """The autoencoder's run."""
-    dreamer: Path = Path("runs/distill")
+    transformer: Annotated[Path, tyro.conf.arg(aliases=["--dreamer"])] = Path("runs/distill")
     """The run of the transformer and the text encoder: the distillation's, or one of the transformer stage."""
     out: Path = Path("worldplay_env/weights/tiny")
     """The folder of the files; what else is there stays."""
 
     def run(self) -> None:
         """Write the files and say how large they are."""
-        config = export(self.autoencoder, self.dreamer, self.out)
+        config = export(self.autoencoder, self.transformer, self.out)
         size = sum((self.out / name).stat().st_size for name in FILES)
         print(f"{self.out}: the weights of {config.name!r}, {size / 1e6:.1f} MB")
 
 
-def export(autoencoder: Path, dreamer: Path, out: Path) -> WorldConfig:
+def export(autoencoder: Path, transformer: Path, out: Path) -> WorldConfig:
     """Write the weights, their configuration and their card to a folder; return the configuration.
 
     Args:
         autoencoder: The autoencoder's run.
-        dreamer: The run of the transformer and the text encoder.
+        transformer: The run of the transformer and the text encoder.
         out: Where to; other files in it (the bundled starts) are kept.
 
     Raises:
         CheckpointError: A run has no checkpoint, a damaged one, or one of other networks; nothing was written.
         ValueError: The autoencoder's latents have not been measured, or the files are too large; likewise.
     """
-    pictures, dreams = (
+    encoded, transformed = (
         replace(saved, averages=checkpoint.without_critic(saved.averages))
-        for saved in (checkpoint.averages(autoencoder), checkpoint.averages(dreamer))
+        for saved in (checkpoint.averages(autoencoder), checkpoint.averages(transformer))
     )
-    config = replace(TINY_V1, autoencoder=measured_config(pictures.notes))
+    config = replace(TINY_V1, autoencoder=measured_config(encoded.notes))
     with torch.device("meta"):
-        _check(DepthAutoencoder(config.autoencoder), pictures)
-        _check(Networks(config), dreams)
+        _check(DepthAutoencoder(config.autoencoder), encoded)
+        _check(Networks(config), transformed)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        _write(checkpoint.part(dreams.averages, "transformer."), temporary / "transformer.safetensors", upstream=True)
-        _write(checkpoint.part(dreams.averages, "text."), temporary / "text_encoder.safetensors")
-        _write(checkpoint.part(pictures.averages, "autoencoder."), temporary / "autoencoder.safetensors")
+        blocks = checkpoint.part(transformed.averages, "transformer.")
+        _write(blocks, temporary / "transformer.safetensors", upstream=True)
+        _write(checkpoint.part(transformed.averages, "text."), temporary / "text_encoder.safetensors")
+        _write(checkpoint.part(encoded.averages, "autoencoder."), temporary / "autoencoder.safetensors")
         write_config(config, temporary)
-        (temporary / "README.md").write_text(card(pictures, dreams), encoding="utf-8")
+        (temporary / "README.md").write_text(card(encoded, transformed), encoding="utf-8")
         local_files(temporary)
         size = sum(file.stat().st_size for file in temporary.iterdir())
         if size > MOST_BYTES:
@@ -106,7 +108,7 @@ def export(autoencoder: Path, dreamer: Path, out: Path) -> WorldConfig:
     return config
 
 
-def card(autoencoder: Saved, dreamer: Saved) -> str:
+def card(autoencoder: Saved, transformer: Saved) -> str:
     """Return the card of the weights: what was trained on what, how long, with which figures, by which commands."""
     lines = [
         *FRONT_MATTER,
@@ -123,7 +125,7 @@ def card(autoencoder: Saved, dreamer: Saved) -> str:
     rollouts = "From there on, the four-step sampler on the model's own rollouts"
     for title, what, then, saved in (
         ("Autoencoder", "Frames to latents and back", "From there on, the decoder alone", autoencoder),
-        ("Transformer and text encoder", flow, rollouts, dreamer),
+        ("Transformer and text encoder", flow, rollouts, transformer),
     ):
         if "began_with" in saved.notes:
             lines += _section(f"{title}, first", what, **saved.notes["began_with"])
@@ -138,10 +140,10 @@ def card(autoencoder: Saved, dreamer: Saved) -> str:
         "",
         "```",
     ]
-    for saved in (autoencoder, dreamer):
+    for saved in (autoencoder, transformer):
         earlier = saved.notes.get("began_with", {"notes": {}})["notes"]
         lines += [*earlier.get("commands", []), *saved.notes.get("commands", [])]
-    options = ExportOptions(autoencoder=autoencoder.path.parent, dreamer=dreamer.path.parent)
+    options = ExportOptions(autoencoder=autoencoder.path.parent, transformer=transformer.path.parent)
     lines += [command(options), "```", ""]
     return "\n".join(lines)
 

@@ -38,7 +38,7 @@ FIGURES = {
     "power at 9 pixels": "of what the past shows, in chunk 3, relative to the truth: 1 is right",
     "attention to the start": "share of chunk 3's attention that goes to the first picture",
     "attention to the newest": "share of it that goes to the newest memory frame",
-    "contrast": "of dreamt frames relative to the true ones: 1 is right",
+    "contrast": "of generated frames relative to the true ones: 1 is right",
 }
 """What the figures mean."""
 
@@ -52,7 +52,7 @@ _AT_ONCE = 4
 
 @torch.no_grad()
 def roll_out(
-    dreamer: Networks,
+    networks: Networks,
     paths: LatentPaths,
     chunks: int,
     dtype: torch.dtype,
@@ -62,51 +62,51 @@ def roll_out(
 ) -> Tensor:
     """Dream the first chunks of all paths from their first picture: latents float32 [N, C, 4 chunks, h, w].
 
-    Memory is what was dreamt before, or with `true_memory` the true latents.
+    Memory is what was generated before, or with `true_memory` the true latents.
     """
-    fused = FusedTransformer(dreamer.transformer, dtype)
+    fused = FusedTransformer(networks.transformer, dtype)
     device = paths.latents.device
     rows = torch.arange(len(paths), device=device)
-    text = fused.text(dreamer.embed(paths.tokens, paths.mask))
+    text = fused.text(networks.embed(paths.tokens, paths.mask))
     history = paths.latents.clone()
-    dreamt = []
+    generated = []
     generator = torch.Generator(device).manual_seed(seed)
     for chunk in range(chunks):
         part = paths.take(rows, torch.full_like(rows, chunk), memory_length(chunk), history=history)
         noise = torch.randn(part.clean.shape, generator=generator, device=device)
         made = denoise(fused, part, noise, text, remember(fused, part, text))[-1]
-        dreamt.append(made)
+        generated.append(made)
         if not true_memory:
             history[:, chunk * CHUNK_LATENTS : (chunk + 1) * CHUNK_LATENTS] = made.transpose(1, 2).half()
-    return torch.cat(dreamt, dim=2)
+    return torch.cat(generated, dim=2)
 
 
 @torch.no_grad()
-def read_depth(dreamer: Networks, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> float:
+def read_depth(networks: Networks, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> float:
     """Return how far the depth is off that is read from the tokens of chunks with a true past, at the first step.
 
     The root mean square error of the logarithm, over what the past shows of chunks 1 to `chunks` - 1 of all paths.
     """
-    fused = FusedTransformer(dreamer.transformer, dtype)
+    fused = FusedTransformer(networks.transformer, dtype)
     rows = torch.arange(len(paths), device=paths.latents.device)
     read, true, counts = [], [], []
     for chunk in range(1, chunks):
         where, length = torch.full_like(rows, chunk), memory_length(chunk)
-        read.append(dreamer.depth(_first_step(fused, dreamer, paths, rows, chunk, seed)[DEPTH_BLOCK].float()))
-        true.append(dreamer.cells(depth.target(paths.take(rows, where, length).depth[:, length:].flatten(0, 1))))
+        read.append(networks.depth(_first_step(fused, networks, paths, rows, chunk, seed)[DEPTH_BLOCK].float()))
+        true.append(networks.cells(depth.target(paths.take(rows, where, length).depth[:, length:].flatten(0, 1))))
         _, shown = paths.shown(rows, where, length)
         finer = shown.repeat_interleave(depth.CELLS, -1).repeat_interleave(depth.CELLS, -2)
-        counts.append(dreamer.cells(finer.flatten(0, 1)))
+        counts.append(networks.cells(finer.flatten(0, 1)))
     return float(depth.error(torch.cat(read), torch.cat(true), torch.cat(counts)))
 
 
 def _first_step(
-    fused: FusedTransformer, dreamer: Networks, paths: LatentPaths, rows: Tensor, chunk: int, seed: int
+    fused: FusedTransformer, networks: Networks, paths: LatentPaths, rows: Tensor, chunk: int, seed: int
 ) -> list[Tensor]:
     """Return the tokens behind each block at the first step of chunks whose memory is the true past."""
     device = rows.device
     part = paths.take(rows, torch.full_like(rows, chunk), memory_length(chunk))
-    text = fused.text(dreamer.embed(paths.tokens[rows], paths.mask[rows]))
+    text = fused.text(networks.embed(paths.tokens[rows], paths.mask[rows]))
     noise = torch.randn(part.clean.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
     length, hidden = part.memory.shape[2], list[Tensor]()
     timesteps = torch.full((len(rows), CHUNK_LATENTS), sampler.TIMESTEPS[0], device=device)
@@ -116,13 +116,13 @@ def _first_step(
 
 
 @torch.no_grad()
-def attention_shares(dreamer: Networks, paths: LatentPaths, dtype: torch.dtype, seed: int = 0) -> Tensor:
+def attention_shares(networks: Networks, paths: LatentPaths, dtype: torch.dtype, seed: int = 0) -> Tensor:
     """Return the share of attention that chunk 3 pays to each latent frame of memory and chunk: [blocks, 16].
 
     A mean over paths, queries and heads at the first step, with the true past as memory.
     """
     height, width = paths.latents.shape[-2:]
-    tokens = dreamer.transformer.config.tokens_per_frame((height, width))
+    tokens = networks.transformer.config.tokens_per_frame((height, width))
     shares: list[Tensor] = []
 
     def watched(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -131,10 +131,10 @@ def attention_shares(dreamer: Networks, paths: LatentPaths, dtype: torch.dtype, 
             shares.append(weights.mean((0, 1, 2)).unflatten(0, (-1, tokens)).sum(1))
         return torch.einsum("bhqk,bkhd->bqhd", weights, v.float()).to(q.dtype)
 
-    fused = FusedTransformer(dreamer.transformer, dtype, attention=watched)
+    fused = FusedTransformer(networks.transformer, dtype, attention=watched)
     for rows in torch.arange(len(paths), device=paths.latents.device).split(_AT_ONCE):
-        _first_step(fused, dreamer, paths, rows, _WATCHED, seed)
-    blocks = len(list(dreamer.transformer.layers()))
+        _first_step(fused, networks, paths, rows, _WATCHED, seed)
+    blocks = len(list(networks.transformer.layers()))
     return torch.stack(shares).unflatten(0, (-1, blocks)).mean(0)
 
 
@@ -156,23 +156,23 @@ class HeldOut:
         figures: By the names in `FIGURES`.
         by_chunk: PSNR of each chunk of the model's own rollouts.
         truth: uint8 [N, F, H, W, 3].
-        dreamt: The model's own rollouts, likewise.
+        generated: The model's own rollouts, likewise.
     """
 
     figures: dict[str, float]
     by_chunk: list[float]
     truth: Tensor
-    dreamt: Tensor
+    generated: Tensor
 
 
 @torch.no_grad()
 def measure(
-    dreamer: Networks, autoencoder: Autoencoder, paths: LatentPaths, chunks: int, *, thorough: bool = False
+    networks: Networks, autoencoder: Autoencoder, paths: LatentPaths, chunks: int, *, thorough: bool = False
 ) -> HeldOut:
     """Measure rollouts of so many chunks along paths that keep their true video.
 
     Args:
-        dreamer: The networks.
+        networks: The networks.
         autoencoder: Of the latents, in the compute dtype.
         paths: Held-out ones.
         chunks: Length of the rollouts.
@@ -181,11 +181,11 @@ def measure(
     assert paths.frames is not None
     truth = paths.frames[:, : 4 * CHUNK_LATENTS * chunks - 3]
     dtype, few = next(autoencoder.parameters()).dtype, min(4, chunks)
-    dreamt = decode(autoencoder, roll_out(dreamer, paths, chunks, dtype))
+    generated = decode(autoencoder, roll_out(networks, paths, chunks, dtype))
     known = chunks if thorough else few
-    single = decode(autoencoder, roll_out(dreamer, paths, known, dtype, true_memory=True))
+    single = decode(autoencoder, roll_out(networks, paths, known, dtype, true_memory=True))
     rebuilt = decode(autoencoder, paths.latents[:, : CHUNK_LATENTS * chunks].transpose(1, 2).float())
-    each, apart = decibels(dreamt, truth), decibels(single, truth[:, : single.shape[1]])  # [N, frames]
+    each, apart = decibels(generated, truth), decibels(single, truth[:, : single.shape[1]])  # [N, frames]
     bounds = [0] + [13 + 16 * chunk for chunk in range(chunks)]
     figures = {
         "held-out psnr": float(each.mean()),
@@ -194,20 +194,20 @@ def measure(
         "psnr of last chunk": float(each[:, bounds[-2] :].mean()),
         "psnr of autoencoder": float(decibels(rebuilt, truth).mean()),
         "psnr of first frame": float(decibels(truth[:, :1].expand_as(truth), truth)[:, 1:].mean()),
-        "contrast": float(dreamt.float().std((2, 3)).mean() / truth.float().std((2, 3)).mean()),
+        "contrast": float(generated.float().std((2, 3)).mean() / truth.float().std((2, 3)).mean()),
     }
     if thorough and chunks > _WATCHED:
         figures |= _by_motion(apart, paths.labels, bounds)
-        figures["depth error"] = read_depth(dreamer, paths, few, dtype)
-        shares = attention_shares(dreamer, paths, dtype).mean(0)
+        figures["depth error"] = read_depth(networks, paths, few, dtype)
+        shares = attention_shares(networks, paths, dtype).mean(0)
         figures["attention to the start"] = float(shares[0])
         figures["attention to the newest"] = float(shares[memory_length(_WATCHED) - 1])
         frames = slice(bounds[_WATCHED], bounds[_WATCHED + 1])
         counts = _shown(paths, _WATCHED, truth.shape[2])
-        powers = [power(video[:, frames].flatten(0, 1), counts) for video in (dreamt, truth)]
+        powers = [power(video[:, frames].flatten(0, 1), counts) for video in (generated, truth)]
         figures["power at 9 pixels"] = powers[0] / powers[1]
     by_chunk = [float(each[:, first:end].mean()) for first, end in pairwise(bounds)]
-    return HeldOut(figures, by_chunk, truth, dreamt)
+    return HeldOut(figures, by_chunk, truth, generated)
 
 
 def _by_motion(each: Tensor, labels: Tensor, bounds: list[int]) -> dict[str, float]:
@@ -242,7 +242,7 @@ def decode(autoencoder: Autoencoder, latents: Tensor, at_once: int = 8) -> Tenso
 
 
 def report(run: Run[Networks], autoencoder: Autoencoder, paths: LatentPaths, chunks: int) -> None:
-    """Log how held-out rollouts of so many chunks compare with the truth, and show some: truth above, dream below."""
+    """Log how held-out rollouts compare with the true video, and show some: truth above, rollout below."""
     found = measure(run.averaged, autoencoder, paths, chunks)
     run.notes |= {name: round(value, 3) for name, value in found.figures.items()}
     run.report(found.figures)
@@ -253,7 +253,8 @@ def report(run: Run[Networks], autoencoder: Autoencoder, paths: LatentPaths, chu
 def strips(found: HeldOut, chunks: int) -> Tensor:
     """Return the last frames of some chunks of up to four rollouts, the truth above each: uint8 [H, W, 3]."""
     shown = [12 + 16 * chunk for chunk in range(0, chunks, max(1, chunks // 4))][:5]
-    videos = [video[path, shown] for path in range(min(4, len(found.truth))) for video in (found.truth, found.dreamt)]
+    pair = found.truth, found.generated
+    videos = [video[path, shown] for path in range(min(4, len(found.truth))) for video in pair]
     return torch.cat([torch.cat(list(row), dim=1) for row in videos], dim=0)
 
 

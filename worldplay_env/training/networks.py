@@ -58,8 +58,8 @@ class Networks(nn.Module):
 
 def fresh(config: WorldConfig, seed: int, device: torch.device, *, critic: bool = False) -> Networks:
     """Return networks to begin with: blocks that add little, with open gates and no modulation; velocity 0."""
-    dreamer = initialise(Networks(config, critic=critic), seed, device=device)
-    transformer = dreamer.transformer
+    networks = initialise(Networks(config, critic=critic), seed, device=device)
+    transformer = networks.transformer
     with torch.no_grad():
         for layer in (transformer.modulation_projection, transformer.output_projection):
             layer.weight.zero_()
@@ -73,7 +73,7 @@ def fresh(config: WorldConfig, seed: int, device: torch.device, *, critic: bool 
             for layer in (attention.to_out, attention.to_out_prope, block.feed_forward.linear_2):
                 layer.weight.mul_(share)
             block.cross_attention.to_out.weight.mul_(share)
-    return dreamer
+    return networks
 
 
 def is_inside(name: str, parameter: nn.Parameter) -> bool:
@@ -94,11 +94,11 @@ def trained_autoencoder(run_folder: Path, device: torch.device, dtype: torch.dty
     return channels_last(autoencoder.requires_grad_(False))
 
 
-def depth_loss(dreamer: Networks, chunks: Chunks, remembered: list[Tensor], coming: list[Tensor]) -> Tensor:
+def depth_loss(networks: Networks, chunks: Chunks, remembered: list[Tensor], coming: list[Tensor]) -> Tensor:
     """Return the loss of the depth that is read from the tokens of chunks and of their memory.
 
     Args:
-        dreamer: Its head reads.
+        networks: Its head reads.
         chunks: b chunks with memories of K latent frames.
         remembered: The tokens behind each block of the memory, see `FusedTransformer.prefill`; empty without memory.
         coming: Those of the chunks, D draws of each.
@@ -107,7 +107,7 @@ def depth_loss(dreamer: Networks, chunks: Chunks, remembered: list[Tensor], comi
     draws = len(coming[DEPTH_BLOCK]) // (len(future) * CHUNK_LATENTS)
     parts = [(coming, future.repeat_interleave(draws, 0))] + ([(remembered, past)] if remembered else [])
     losses = [
-        depth.loss(dreamer.depth(tokens[DEPTH_BLOCK].float()), dreamer.cells(depth.target(true.flatten(0, 1))))
+        depth.loss(networks.depth(tokens[DEPTH_BLOCK].float()), networks.cells(depth.target(true.flatten(0, 1))))
         for tokens, true in parts
     ]
     return torch.stack(losses).mean()

@@ -51,7 +51,7 @@ NEWEST_DROPPED = 0.3
 
 
 @dataclass(frozen=True)
-class DreamerOptions(RunOptions):
+class TransformerStageOptions(RunOptions):
     """What both stages of the transformer take."""
 
     autoencoder: Path = Path("runs/autoencoder")
@@ -83,7 +83,7 @@ class DreamerOptions(RunOptions):
 
 
 @dataclass(frozen=True)
-class TransformerOptions(DreamerOptions):
+class TransformerOptions(TransformerStageOptions):
     """Train the transformer and the text encoder by flow matching on chunks."""
 
     folder: Path = Path("runs/transformer")
@@ -97,12 +97,12 @@ class TransformerOptions(DreamerOptions):
 def train(options: TransformerOptions) -> Run[Networks]:
     """Train the networks of the tiny world by flow matching, or go on doing so."""
     device = peers().device(options.device)
-    dreamer = fresh(TINY_V1, options.seed, device)
-    run = Run(options, dreamer, Optimiser(dreamer, is_inside))
+    networks = fresh(TINY_V1, options.seed, device)
+    run = Run(options, networks, Optimiser(networks, is_inside))
     material = prepare(options, run, data_seed=run.step, compiled=(options.frames,))
     rng = np.random.default_rng((options.seed, run.step, peers().rank))
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
-    losses = partial(flow_losses, dreamer, material.fused, options.depth)
+    losses = partial(flow_losses, networks, material.fused, options.depth)
     run.start_clock()
     for _ in run.steps():
         batch = draw(material.paths, options, rng, generator)
@@ -132,7 +132,9 @@ class Material(NamedTuple):
     held_out: LatentPaths
 
 
-def prepare(options: DreamerOptions, run: Run[Networks], data_seed: int, compiled: tuple[int, ...]) -> Material:
+def prepare(
+    options: TransformerStageOptions, run: Run[Networks], data_seed: int, compiled: tuple[int, ...]
+) -> Material:
     """Load the autoencoder, fuse the transformer, and render the paths, which are planned in the meantime.
 
     Args:
@@ -182,7 +184,7 @@ class FlowBatch(NamedTuple):
 
 
 def draw(
-    paths: LatentPaths, options: DreamerOptions, rng: np.random.Generator, generator: torch.Generator
+    paths: LatentPaths, options: TransformerStageOptions, rng: np.random.Generator, generator: torch.Generator
 ) -> FlowBatch:
     """Draw a batch, all of whose chunks have equally long memories."""
     device = paths.latents.device
@@ -213,12 +215,12 @@ def draw(
 
 
 def flow_losses(
-    dreamer: Networks, fused: FusedTransformer, depth_weight: float, batch: FlowBatch
+    networks: Networks, fused: FusedTransformer, depth_weight: float, batch: FlowBatch
 ) -> dict[str, Tensor]:
     """Return the flow-matching loss of a batch, and that of the depth of its memory and chunks."""
     chunks, timesteps = batch.chunks, batch.timesteps
     length, draws = chunks.memory.shape[2], len(timesteps) // len(chunks.clean)
-    text = fused.text(dreamer.embed(batch.tokens, batch.mask))
+    text = fused.text(networks.embed(batch.tokens, batch.mask))
     remembered: list[Tensor] = []
     coming: list[Tensor] = []
     memory = remember(fused, chunks, text, remembered)
@@ -240,7 +242,7 @@ def flow_losses(
     each = error.mean((1, 2, 3, 4))
     noisiest = timesteps == sampler.TIMESTEPS[0]
     at_first = (each.detach() * noisiest).sum() / noisiest.sum().clamp(min=1)
-    depths = depth_loss(dreamer, chunks, remembered, coming)
+    depths = depth_loss(networks, chunks, remembered, coming)
     loss = each.mean() + depth_weight * depths
     return {"loss": loss, "flow": each.mean(), "from pure noise": at_first, "depth": depths}
 
