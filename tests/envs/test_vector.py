@@ -9,22 +9,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-import torch
-from envs import PICTURES
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from vectors import MODES, batched, play, single, small_dream, synchronous
+from vectors import MODES, NEAR, batched, play, single, small_dream, synchronous
 
 import worldplay_env
 from worldplay_env.envs.vector import WorldPlayVectorEnv
-from worldplay_env.media.image import fit_image
-from worldplay_env.worlds.base import Decode
 from worldplay_env.worlds.testcard import Testcard
 
-NEAR = {"task": {"distance": 0.8, "angle": 30.0, "chunks": (3, 4), "reward": "dense"}}
-"""A task that random actions reach now and then."""
 VIEWS: dict[str, dict[str, Any]] = {
     "chunk": {},
     "some of a chunk, small, channels first": {"every": 4, "size": (24, 40), "channel_first": True},
@@ -142,209 +136,6 @@ def test_the_mode_is_given_by_gymnasiums_names_as_well(mode: AutoresetMode) -> N
 def test_an_episode_without_a_limit_goes_on(limit: int | None) -> None:
     env = batched(1, world=Testcard((16, 16)), max_episode_steps=limit)
     assert not any(result[3].any() for result in play(env, 70)[1:])
-
-
-# Resets
-
-
-@pytest.mark.parametrize("world", [Testcard((32, 48)), small_dream()], ids=["test picture", "dream"])
-@pytest.mark.parametrize("observation", ["chunk", "latent"])
-def test_a_masked_reset_leaves_the_other_rows_bit_for_bit(world: Any, observation: str) -> None:
-    env, untouched = (batched(world=world, observation=observation) for _ in range(2))
-    before = play(env, 3)[-1][0]
-    play(untouched, 3)
-    kept = env.rollouts
-    before_given = before.copy()
-    before[1] = 0  # what a user does to an array has no part in the next
-    mask = np.array([True, False, False])
-    observations, infos = env.reset(options={"reset_mask": mask})
-    np.testing.assert_array_equal(observations[1:], before_given[1:])
-    assert (observations[0] != before_given[0]).any()
-    assert mask.tolist() == [True, False, False]
-    assert infos["_step"].tolist() == [True, False, False]
-    assert env.rollouts[0] is not kept[0]
-    for row in (1, 2):
-        assert env.rollouts[row] is kept[row]
-        control = worldplay_env.Control.of_labels(kept[row].pose, [9] * 4, first=False)
-        [one], [other] = (world.step([it.rollouts[row].fork()], [control]) for it in (env, untouched))
-        assert torch.equal(one.latents, other.latents)
-        assert torch.equal(one.frames, other.frames)
-
-
-def test_rows_draw_from_random_numbers_of_their_own() -> None:
-    env = batched(3, world=Testcard((16, 16)))
-    env.reset(seed=7)
-    assert env.np_random_seed == (7, 8, 9)
-    seeds = [rollout.seed for rollout in env.rollouts]
-    env.reset(options={"reset_mask": np.array([True, False, False])})
-    env.reset()
-    later = [rollout.seed for rollout in env.rollouts]
-    env.reset(seed=[None, 8, 9])
-    assert [rollout.seed for rollout in env.rollouts][1:] == seeds[1:]
-    env.reset()
-    assert [rollout.seed for rollout in env.rollouts][1:] == later[1:]
-    env.reset(seed=7)
-    for _ in range(2):
-        env.reset()
-    assert env.rollouts[0].seed == later[0]
-    assert len(set(seeds + later)) == 6
-
-
-@pytest.mark.parametrize("seeds", [range(7, 10), (7, 8, 9), np.arange(7, 10)])
-def test_seeds_come_in_any_sequence(seeds: Any) -> None:
-    env = batched(3, world=Testcard((16, 16)))
-    env.reset(seed=seeds)
-    assert env.np_random_seed == (7, 8, 9)
-
-
-def test_an_env_that_was_never_seeded_has_different_rows() -> None:
-    env = batched(3, world=Testcard((16, 16)))
-    assert len(set(env.np_random_seed)) == 3
-    env.reset()
-    assert len({rollout.seed for rollout in env.rollouts}) == 3
-
-
-def test_a_start_is_given_for_all_rows_or_for_each_whatever_its_size() -> None:
-    env = batched(2, world=Testcard((32, 48)), observation="last")
-    large = np.random.default_rng(1).integers(0, 256, (90, 70, 3), dtype=np.uint8)
-    observations, _ = env.reset(options={"image": PICTURES[0], "prompt": "a street"})
-    np.testing.assert_array_equal(observations, np.stack([fit_image(PICTURES[0], (32, 48))] * 2))
-    assert [rollout.prompt for rollout in env.rollouts] == ["a street"] * 2
-    options = {"image": [PICTURES[1], large], "prompt": ["a field", ""]}
-    observations, _ = env.reset(options=options)
-    np.testing.assert_array_equal(observations, [fit_image(picture, (32, 48)) for picture in (PICTURES[1], large)])
-    assert [rollout.prompt for rollout in env.rollouts] == ["a field", ""]
-    observations, _ = env.reset(options={"image": [None, None]})
-    assert (observations == 128).all()
-    assert set(options) == {"image", "prompt"}
-
-
-# One batch
-
-
-@pytest.mark.parametrize(("max_batch", "sizes"), [(None, [5]), (5, [5]), (2, [2, 2, 1]), (1, [1] * 5), (9, [5])])
-def test_all_rows_go_through_the_world_in_one_call_or_in_parts_of_max_batch(
-    monkeypatch: pytest.MonkeyPatch, max_batch: int | None, sizes: list[int]
-) -> None:
-    world = Testcard((16, 16))
-    env = batched(5, world=world, max_batch=max_batch)
-    env.reset(seed=0)
-    called, step = [], world.step
-
-    def spy(rollouts: Any, *arguments: Any, **others: Any) -> Any:
-        called.append(len(rollouts))
-        return step(rollouts, *arguments, **others)
-
-    monkeypatch.setattr(world, "step", spy)
-    env.step([9] * 5)
-    assert called == sizes
-
-
-def test_parts_give_what_one_batch_gives() -> None:
-    world = small_dream()
-    arguments = {"world": world, "observation": "latent", "max_episode_steps": 3, "autoreset_mode": "same_step"}
-    whole = play(batched(5, **arguments, task="reach"), 5)
-    for max_batch in (1, 2, 3):
-        parts = play(batched(5, **arguments, task="reach", max_batch=max_batch), 5)
-        for (one, *_, info), (other, *_, other_info) in zip(whole, parts, strict=True):
-            for name in ("observation", "goal"):
-                np.testing.assert_allclose(one[name], other[name], atol=1e-4)
-            np.testing.assert_allclose(info["poses"], other_info["poses"], atol=1e-12)
-
-
-def test_goals_are_drawn_in_parts_of_max_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = Testcard((16, 16))
-    called, step = [], world.step
-
-    def spy(rollouts: Any, *arguments: Any, **others: Any) -> Any:
-        called.append(len(rollouts))
-        return step(rollouts, *arguments, **others)
-
-    monkeypatch.setattr(world, "step", spy)
-    batched(5, world=world, max_batch=2, task="reach").reset(seed=0)
-    assert max(called) == 2
-
-
-@pytest.mark.parametrize(("render_mode", "decoded"), [(None, False), ("rgb_array", "newest")])
-def test_latents_are_decoded_only_to_be_rendered(
-    monkeypatch: pytest.MonkeyPatch, render_mode: str | None, decoded: Decode
-) -> None:
-    world = Testcard((16, 16))
-    env = batched(2, world=world, observation="latent", render_mode=render_mode)
-    asked, step = [], world.step
-
-    def spy(*arguments: Any, decode: Decode, **others: Any) -> Any:
-        asked.append(decode)
-        return step(*arguments, decode=decode, **others)
-
-    monkeypatch.setattr(world, "step", spy)
-    play(env, 2)
-    assert asked == [decoded] * 2
-
-
-# Tensors
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("observation", ["chunk", "last", "latent"])
-def test_torch_output_holds_what_numpy_output_holds(observation: str, mode: str) -> None:
-    arguments = {
-        "world": Testcard((32, 48)),
-        "observation": observation,
-        "max_episode_steps": 3,
-        "autoreset_mode": mode,
-        **NEAR,
-    }
-    env, expected = batched(output="torch", **arguments), play(batched(**arguments), 7)
-    steps = [result[1:4] for result in expected if len(result) == 5]
-    observations = [result[0] for result in expected]
-    results = []
-    env.action_space.seed(0)
-    results.append((env.reset(seed=0)[0], None))
-    while len(results) < len(expected):
-        shown, *others, _ = env.step(torch.from_numpy(env.action_space.sample()))
-        results.append((shown, others))
-        ended = others[1] | others[2]
-        if mode == "disabled" and ended.any():
-            results.append((env.reset(options={"reset_mask": ended})[0], None))
-    for (shown, _), wanted in zip(results, observations, strict=True):
-        for name, part in shown.items():
-            assert isinstance(part, torch.Tensor)
-            np.testing.assert_array_equal(part.numpy(), wanted[name])
-    given = [others for _, others in results if others is not None]
-    for (rewards, terminations, truncations), wanted in zip(given, steps, strict=True):
-        assert rewards.dtype == torch.float32
-        assert terminations.dtype == truncations.dtype == torch.bool
-        np.testing.assert_allclose(rewards.numpy(), wanted[0], rtol=1e-6)
-        np.testing.assert_array_equal(terminations.numpy(), wanted[1])
-        np.testing.assert_array_equal(truncations.numpy(), wanted[2])
-
-
-@pytest.mark.parametrize("observation", ["chunk", "last", "latent"])
-def test_torch_output_is_not_copied_to_the_host(monkeypatch: pytest.MonkeyPatch, observation: str) -> None:
-    env = batched(world=small_dream(), observation=observation, size=(16, 24), output="torch", max_episode_steps=3)
-
-    def refuse(*arguments: Any, **others: Any) -> Any:
-        raise AssertionError("copied to the host")
-
-    monkeypatch.setattr(torch.Tensor, "cpu", refuse)
-    monkeypatch.setattr(torch.Tensor, "numpy", refuse)
-    env.reset(seed=0)
-    for _ in range(5):
-        env.step([9, 1, 0])
-
-
-def test_tensors_once_handed_out_do_not_change() -> None:
-    env = batched(world=Testcard((32, 48)), output="torch", observation="last", autoreset_mode="same_step")
-    first, _ = env.reset(seed=0)
-    second, *_ = env.step([9, 1, 0])
-    kept = [first.clone(), second.clone()]
-    env.step([9, 1, 0])
-    shown, _ = env.reset(options={"reset_mask": np.array([False, True, False])})
-    shown[:] = 0
-    env.step([9, 1, 0])
-    assert torch.equal(first, kept[0])
-    assert torch.equal(second, kept[1])
 
 
 # Beside steps and resets

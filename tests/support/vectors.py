@@ -16,6 +16,8 @@ from worldplay_env.worlds.base import Start
 from worldplay_env.worlds.diffusion.rollout import DreamRollout
 from worldplay_env.worlds.diffusion.world import DreamWorld
 
+NEAR = {"task": {"distance": 0.8, "angle": 30.0, "chunks": (3, 4), "reward": "dense"}}
+"""A task that random actions reach now and then."""
 MODES = tuple(AUTORESET_MODES)
 
 
