@@ -170,7 +170,7 @@ class Imagination:
         seed: int,
     ) -> None:
         self.world, self.search = world, search
-        self.in_latents = latent_goals or world.weights != "none"
+        self.in_latents = latent_goals or world.has_model
         self.wanted = [self._view_of_goal(goal, latent_goals) for goal in goals]
         self.known: dict[Way, tuple[worldplay_env.Rollout, float]] = {
             (row, ()): (rollout.fork(seed), np.inf) for row, rollout in enumerate(rollouts)

@@ -103,7 +103,7 @@ def rename_old_flags(arguments: Sequence[str]) -> list[str]:
 def load_world(args: Args, name: str) -> worldplay_env.World:
     """Return a world; one without a model is loaded at the size of the agent's pictures."""
     world = worldplay_env.load(name, device=args.device)
-    if world.weights != "none":
+    if world.has_model:
         return world
     return worldplay_env.load(name, device=args.device, image_size=args.size)
 
@@ -122,7 +122,7 @@ def for_ppo(args: Args) -> dict[str, Any]:
 
 def for_planner(args: Args, world: worldplay_env.World) -> worldplay_env.World:
     """Return the planner's world; one without a model is loaded at the size of the planner's comparisons."""
-    if world.weights != "none":
+    if world.has_model:
         return world
     return worldplay_env.load(world.name, device=args.device, image_size=args.search.picture)
 
@@ -159,7 +159,7 @@ def evaluate(args: Args, world: worldplay_env.World, updates: list[int]) -> Resu
         world: The training world.
         updates: Number of updates of each seed's agent.
     """
-    worlds = [world] if world.weights == "none" else [world, load_world(args, "scene")]
+    worlds = [world, load_world(args, "scene")] if world.has_model else [world]
     results: Results = {}
     rates = Rates(args.folder / "rates.json")
     for place in worlds:
@@ -188,7 +188,7 @@ def contenders(
     if not args.planner_episodes:
         return agents
     planner = partial(PlannerAgent, search=args.search, seed=seed)
-    shown = {} if place.weights == "none" else {"observation": "latent"}
+    shown = {"observation": "latent"} if place.has_model else {}
     agents["planner"] = planner, partial(make, for_planner(args, place), args.planner_episodes, starts, **shown)
     if place is not world:
         full = worldplay_env.load(place.name, device=args.device)  # a model starts from pictures of its own size

@@ -75,6 +75,7 @@ from .worlds.base import (
 )
 from .worlds.registry import (
     load as load,
+    register_world as register_world,
 )
 from .envs.wrappers.frame_by_frame import (
     FrameByFrame as FrameByFrame,

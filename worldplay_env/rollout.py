@@ -28,7 +28,7 @@ from worldplay_env.media.files import write_json
 from worldplay_env.media.video import FilmError, FilmWriter, Resample
 from worldplay_env.provenance import load_average, versions, world_facts
 from worldplay_env.worlds.base import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError
-from worldplay_env.worlds.registry import describe, load
+from worldplay_env.worlds.registry import describe, load, resolve
 from worldplay_env.worlds.transfer import fetch
 
 FRAMES_PER_LATENT = 4
@@ -108,7 +108,7 @@ def _follow(world: World, rollout: Rollout, controls: list[Control], frames_left
 def film_path(out: Path | None, world: str) -> Path:
     """Return where the film goes: `out`, with .mp4 behind it if it has no suffix, or the default for the world."""
     if out is None:
-        return Path("outputs") / f"{Path(world).resolve().name if Path(world).is_dir() else world}.mp4"
+        return Path("outputs") / f"{Path(resolve(world)).name}.mp4"
     return out if out.suffix else out.with_suffix(".mp4")
 
 
@@ -178,7 +178,7 @@ def _film(
     sheet = ContactSheet(film.fps)
     facts: list[dict[str, object]] = []
     count = len(chunk_controls(trajectory))
-    name = world.name if world.weights == "none" else f"{world.name}, {world.weights} weights"
+    name = f"{world.name}, {world.weights} weights" if world.has_model else world.name
     with tqdm(total=count, desc=name, unit="chunk") as progress:
         began = time.perf_counter()
         for number, chunk in enumerate(roll_out(world, start, trajectory, seed)):

@@ -24,8 +24,9 @@ from worldplay_env.evaluate.__main__ import main, read_seeds
 from worldplay_env.evaluate.ground_truth import Truth
 from worldplay_env.evaluate.measures import TURN, drift_of, evaluate_scenes, follow_actions, most_chunks
 from worldplay_env.evaluate.metrics import moved, visible
-from worldplay_env.evaluate.rollouts import RolloutSpec, latest, make_rollouts, reconstruct, without_selection
+from worldplay_env.evaluate.rollouts import RolloutSpec, make_rollouts, reconstruct
 from worldplay_env.evaluate.run import evaluate
+from worldplay_env.models.worldplay import memory
 from worldplay_env.workers.base import OneProcess
 from worldplay_env.worlds.base import World
 from worldplay_env.worlds.diffusion.world import DreamWorld
@@ -240,7 +241,7 @@ def test_a_world_without_a_model_of_the_scene_scores_badly() -> None:
     made: list[int] = []
     [result] = evaluate_scenes(card, SEEDS[:1], drift=False, stepped=made.append)
     assert sum(made) == result["actions"]["actions"] + 4 + 16
-    assert sum(made) <= most_chunks(False, False, False) == 29
+    assert sum(made) <= most_chunks(False, False, False, False) == 29
     assert result["short"]["world"]["psnr"] < 20
     assert result["long"]["world"]["psnr"] < 20
     assert result["actions"]["world"] < result["actions"]["actions"]
@@ -251,7 +252,7 @@ def test_a_dream_has_a_ceiling_and_another_memory_to_compare_with(dream: DreamWo
     made: list[int] = []
     [result] = evaluate_scenes(dream, SEEDS[:1], drift=False, stepped=made.append)
     assert sum(made) == 2 * result["actions"]["actions"] + 2 * 4 + 4 * 16
-    assert sum(made) <= most_chunks(True, False, False) == 90
+    assert sum(made) <= most_chunks(True, True, False, False) == 90
     assert max(made) <= 16
     assert set(result["long"]["curve"]) == {"world", "latest", "repeat", "autoencoder"}
     assert result["short"]["autoencoder"]["psnr"] < 25  # of random weights
@@ -276,10 +277,10 @@ def test_the_latest_memory_is_the_latest_sixteen_and_reaches_the_model() -> None
     def poses(count: int) -> np.ndarray:
         return np.broadcast_to(np.eye(4), (count, 4, 4))
 
-    assert latest(poses(4)).tolist() == []
-    assert latest(poses(12)).tolist() == list(range(8))
-    assert latest(poses(44)).tolist() == list(range(24, 40))
-    world = without_selection(small_world())
+    assert memory.latest(poses(4)).tolist() == []
+    assert memory.latest(poses(12)).tolist() == list(range(8))
+    assert memory.latest(poses(44)).tolist() == list(range(24, 40))
+    world = small_world().without_selection()
     rollout = begin(world, 0)
     memories = [world.step([rollout], [control], decode=False)[0].memory for control in wander(7, 0)]
     assert memories[-1].tolist() == list(range(8, 24))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from worldplay_env.play.chunk_job import Frame
 from worldplay_env.play.session import Panel, Session
-from worldplay_env.worlds.base import Control, Start
+from worldplay_env.worlds.base import Chunk, Control, Start
 from worldplay_env.worlds.testcard import Testcard
 
 SIZE = (32, 48)
@@ -42,9 +42,14 @@ class GatedTestcard(Testcard):
         """How often it asked."""
         self.failure: Exception | None = None
 
-    def stream(self, rollout: Any, control: Control) -> Iterator[torch.Tensor]:
+    def stream(self, rollout: Any, control: Control) -> Generator[torch.Tensor, None, Chunk]:
         self.begun += 1
-        for piece in super().stream(rollout, control):
+        pieces = super().stream(rollout, control)
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                return end.value
             self.asked += 1
             assert self.leave.acquire(timeout=PATIENCE)
             if self.failure is not None:

@@ -17,7 +17,7 @@ import torch
 
 from worldplay_env.control.actions import motion_of
 from worldplay_env.control.camera import integrate, move
-from worldplay_env.worlds.base import Control, Start, check_batch
+from worldplay_env.worlds.base import Control, Start, check_step
 from worldplay_env.worlds.device import pick_device
 from worldplay_env.worlds.registry import WORLDS, describe, load
 from worldplay_env.worlds.testcard import Testcard
@@ -149,7 +149,7 @@ def test_cuda_after_a_fork_is_an_error_that_says_what_to_do(
 
 def test_a_batch_without_rollouts_is_no_error() -> None:
     world = load("testcard")
-    check_batch(world, [], [])
+    check_step(world, [], [])
     assert world.step([], []) == []
 
 

@@ -138,7 +138,7 @@ def check_usable(world: WorldSpec | World, image: ImageSource | None, prompt: st
     Raises:
         ValueError: The world would begin somewhere else.
     """
-    if image is None or getattr(world, "uses_picture", True):
+    if image is None or world.uses_picture:
         return
     if (own := _bundled_prompt(image)) is not None:
         if prompt != own:
@@ -162,7 +162,7 @@ def unused_prompt(name: str, world: WorldSpec | World, prompt: str | None) -> st
         world: The world or its spec.
         prompt: The user's prompt, or None.
     """
-    if not prompt or getattr(world, "uses_prompt", True):
+    if not prompt or world.uses_prompt:
         return ""
     if not world.uses_picture:
         if SCENE_PROMPT.fullmatch(prompt) or any(prompt == own for _, own in find_starts()):

@@ -27,7 +27,7 @@ from worldplay_env.evaluate.table import as_text
 from worldplay_env.media.files import write_json
 from worldplay_env.workers import WorkerLost, Workers, open_workers
 from worldplay_env.worlds.base import World, WorldError
-from worldplay_env.worlds.registry import WORLDS, load
+from worldplay_env.worlds.registry import load, resolve
 from worldplay_env.worlds.scene.build import HELD_OUT_SEED
 
 QUICK_SCENES = 3
@@ -113,9 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _open(args: Args) -> AbstractContextManager[Workers[World]]:
     """Return the workers that are asked for."""
-    folder = args.world not in WORLDS and Path(args.world).is_dir()
-    name = str(Path(args.world).resolve()) if folder else args.world  # workers may have another working directory
-    make = functools.partial(load, name, **args.load_options())
+    # Workers may have another working directory.
+    make = functools.partial(load, resolve(args.world), **args.load_options())
     return open_workers(make, args.workers, device=args.device, threads=args.threads, address=args.address)
 
 

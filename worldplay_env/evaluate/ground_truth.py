@@ -14,7 +14,6 @@ from worldplay_env.worlds.base import Start, World
 from worldplay_env.worlds.scene.build import build, stack
 from worldplay_env.worlds.scene.render import Renderer
 from worldplay_env.worlds.scene.walk import between
-from worldplay_env.worlds.scene.world import SceneWorld
 
 FRAMES_A_LATENT = 4
 """Images of a latent frame, the first of a film apart."""
@@ -43,7 +42,7 @@ class Truth:
 
     def begin(self, world: World) -> Any:
         """Begin a rollout of a world in this scene: from its starting picture and caption, with its seed."""
-        prompt = f"scene {self.scene.seed}" if isinstance(world, SceneWorld) else self.scene.caption
+        prompt = self.scene.caption if world.uses_picture else f"scene {self.scene.seed}"
         return world.start(Start(image=self.picture.cpu().numpy(), prompt=prompt), self.scene.seed)
 
     def frames(self, cameras: np.ndarray) -> Tensor:

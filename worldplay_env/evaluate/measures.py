@@ -37,10 +37,8 @@ from worldplay_env.evaluate.rollouts import (
     ignore,
     make_rollouts,
     reconstruct,
-    without_selection,
 )
 from worldplay_env.worlds.base import CHUNK_LATENTS, World
-from worldplay_env.worlds.diffusion.world import DreamWorld
 
 LEAST_SHARE = 0.3
 """Share of a frame that must be visible in the starting picture for the frame to enter."""
@@ -133,14 +131,15 @@ def evaluate_scenes(
     return results
 
 
-def most_chunks(is_model: bool, all_actions: bool, drift: bool) -> int:
+def most_chunks(has_codec: bool, has_selection: bool, all_actions: bool, drift: bool) -> int:
     """Return how many chunks `evaluate_scenes` makes and rebuilds in a scene in which nothing stops any action."""
     actions = len(SINGLE_MOVES) + (NUM_ACTIONS if all_actions else 0)
     made = actions + SHORT_CHUNKS + LONG_CHUNKS + (DRIFT_CHUNKS if drift else 0)
-    if not is_model:
-        return made
-    # Once more with the latest frames as memory; and what the autoencoder makes of the truth, and of the way out.
-    return made + LONG_CHUNKS + actions + SHORT_CHUNKS + 2 * LONG_CHUNKS + (DRIFT_JUDGED if drift else 0)
+    if has_selection:
+        made += LONG_CHUNKS  # once more with the newest frames as memory
+    if has_codec:  # what it makes of the truth, and of the way out
+        made += actions + SHORT_CHUNKS + 2 * LONG_CHUNKS + (DRIFT_JUDGED if drift else 0)
+    return made
 
 
 def short_term(
@@ -181,8 +180,8 @@ def long_term(
     """
     takes = [RolloutSpec(truth, out_and_back(truth.scene)) for truth in truths]
     films = {"world": make_rollouts(world, takes, batch, stepped=stepped)}
-    if isinstance(world, DreamWorld):
-        films["latest"] = make_rollouts(without_selection(world), takes, batch, stepped=stepped)
+    if (without_selection := world.without_selection()) is not None:
+        films["latest"] = make_rollouts(without_selection, takes, batch, stepped=stepped)
     frames = torch.arange(2 * TURN - 3)
     outbound = torch.minimum(frames, 2 * TURN - 4 - frames).clamp(max=TURN - 4)  # the pose stands still for a turn
     results = []
@@ -201,8 +200,8 @@ def long_term(
         result: Figures = {name: score.summary(back) for name, score in scores.items()}
         result["outbound"] = Scores.of(film[back:], own[back:], counts[back:]).summary(0)
         result["outbound_repeat"] = Scores.of(repeated[back:], own[back:], counts[back:]).summary(0)
-        if isinstance(world, DreamWorld):
-            coded = reconstruct(world.autoencoder, film, stepped)[outbound]
+        if world.codec is not None:
+            coded = reconstruct(world.codec, film, stepped)[outbound]
             result["outbound_autoencoder"] = Scores.of(coded[back:], own[back:], counts[back:]).summary(0)
         result["curve"] = {
             name: {measure: score.course(measure) for measure in ("psnr", "ssim")} for name, score in scores.items()
@@ -239,8 +238,8 @@ def follow_actions(
             "repeat": int((_nearest(truth.picture.expand_as(last), last) == right).sum()),
             "mistaken": [(taken[i], taken[guess]) for i, guess in enumerate(told.tolist()) if guess != i],
         }
-        if isinstance(world, DreamWorld):
-            coded = [reconstruct(world.autoencoder, truth.film(path.poses), stepped)[-1] for path in held.values()]
+        if world.codec is not None:
+            coded = [reconstruct(world.codec, truth.film(path.poses), stepped)[-1] for path in held.values()]
             result["autoencoder"] = int((_nearest(torch.stack(coded), last) == right).sum())
         results.append(result)
     return results
@@ -259,8 +258,8 @@ def drift_of(world: World, truths: Sequence[Truth], batch: int, stepped: Stepped
         judged = DRIFT_JUDGED * CHUNK_LATENTS
         truth = take.truth.film(take.path.poses[-judged - 1 :])  # a frame more: what the first chunk comes after
         shown = {"truth": truth[1:], "world": film, "repeat": take.truth.picture[None]}
-        if isinstance(world, DreamWorld):
-            shown["autoencoder"] = reconstruct(world.autoencoder, truth, stepped)[1:]
+        if world.codec is not None:
+            shown["autoencoder"] = reconstruct(world.codec, truth, stepped)[1:]
         results.append(
             {name: dict(zip(("mean", "contrast"), tone(frames), strict=True)) for name, frames in shown.items()}
         )
@@ -275,8 +274,8 @@ def _against_truth(
         "world": Scores.of(film, truth, counts),
         "repeat": Scores.of(scene.picture.expand_as(truth), truth, counts),
     }
-    if isinstance(world, DreamWorld):
-        scores["autoencoder"] = Scores.of(reconstruct(world.autoencoder, truth, stepped), truth, counts)
+    if world.codec is not None:
+        scores["autoencoder"] = Scores.of(reconstruct(world.codec, truth, stepped), truth, counts)
     return scores
 
 

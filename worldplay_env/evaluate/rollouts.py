@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from worldplay_env.evaluate.ground_truth import FRAMES_A_LATENT, Truth
 from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.models.worldplay.memory import CLIP, MEMORY
 from worldplay_env.worlds.base import CHUNK_FRAMES, World
-from worldplay_env.worlds.diffusion.world import DreamWorld
 from worldplay_env.worlds.transfer import fetch
 
 CORES = 2
@@ -72,18 +70,6 @@ def make_rollouts(
             stepped(len(group))
         films += [torch.cat(part) for part in parts]
     return films
-
-
-def latest(w2c: np.ndarray) -> np.ndarray:
-    """Return the latest 16 past latent frames (all, while there are fewer): `memory.select` without looking."""
-    start = len(w2c) - CLIP
-    return np.arange(max(0, start - MEMORY), start)
-
-
-def without_selection(world: DreamWorld) -> DreamWorld:
-    """Return a world of the same networks that always has the latest 16 latent frames as its memory."""
-    networks = (world.config, world.transformer, world.autoencoder, world.text_encoder)
-    return DreamWorld(*networks, weights=world.weights, weights_hash=world.weights_hash, select=latest)
 
 
 @torch.no_grad()

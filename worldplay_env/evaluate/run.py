@@ -24,7 +24,6 @@ from worldplay_env.provenance import versions, world_facts
 from worldplay_env.workers import Workers
 from worldplay_env.workers.base import OneProcess
 from worldplay_env.worlds.base import World
-from worldplay_env.worlds.diffusion.world import DreamWorld
 
 ALL_ACTIONS_SCENES = 8
 """Scenes that all 81 actions are told apart in."""
@@ -55,7 +54,8 @@ class Facts:
     world: dict[str, Any]
     fps: int
     versions: dict[str, str]
-    is_model: bool
+    has_codec: bool
+    has_selection: bool
 
 
 def facts_of(workers: Workers[World]) -> Facts:
@@ -98,9 +98,8 @@ def evaluate(
         for group in _groups(len(seeds), batch, all_actions, wandered)
     ]
     found: dict[Group, list[dict[str, Any]]] = {}
-    chunks = {
-        group: len(group.seeds) * most_chunks(facts.is_model, group.all_actions, group.drift) for group in groups
-    }
+    made = functools.partial(most_chunks, facts.has_codec, facts.has_selection)
+    chunks = {group: len(group.seeds) * made(group.all_actions, group.drift) for group in groups}
     with tqdm(total=sum(chunks.values()), desc="evaluating", unit="chunk") as progress:
         here = isinstance(workers, OneProcess)  # elsewhere a group is done when it comes back
         work = functools.partial(_measure, batch=batch, stepped=progress.update if here else ignore)
@@ -128,7 +127,8 @@ def evaluate(
 
 
 def _facts(world: World, _: int) -> Facts:
-    return Facts(world_facts(world), world.fps, versions(world.device), isinstance(world, DreamWorld))
+    has_selection = world.without_selection() is not None
+    return Facts(world_facts(world), world.fps, versions(world.device), world.codec is not None, has_selection)
 
 
 def _measure(

@@ -31,7 +31,7 @@ from worldplay_env.play.recorder import Recorder
 from worldplay_env.play.replay import Recording, Replay, read_replay
 from worldplay_env.play.session import Panel, Session
 from worldplay_env.worlds.base import MID_GREY, Start, World, WorldSpec
-from worldplay_env.worlds.registry import WORLDS, describe, load
+from worldplay_env.worlds.registry import describe, load, resolve
 
 if TYPE_CHECKING:
     from worldplay_env.play.screen import Screen
@@ -227,7 +227,7 @@ def check_folder(folder: Path) -> None:
 
 def lane_names(worlds: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """Return what the worlds are called on the screen: with the seed, if only that tells them apart."""
-    names = [name if name in WORLDS else Path(name).resolve().name for name in worlds]
+    names = [Path(resolve(name)).name for name in worlds]
     if len(set(names)) == len(names):
         return names
     return [f"{name}, seed {seed}" for name, seed in zip(names, seeds, strict=True)]

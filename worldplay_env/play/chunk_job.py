@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from worldplay_env.worlds.base import (
     World,
 )
 from worldplay_env.worlds.transfer import fetch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class ChunkJob:
         self.record = record
         self._worlds, self._rollouts, self._labels, self._prompt = worlds, rollouts, labels, prompt
         self._pictures, self._clock = pictures, clock
-        self._streams: list[Iterator[Any]] = []
+        self._streams: list[Generator[Tensor, None, Chunk]] = []
         self._seconds = [0.0 for _ in worlds]
 
     @property
@@ -148,8 +151,7 @@ class ChunkJob:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for stream in self._streams:
-            if close := getattr(stream, "close", None):
-                close()
+            stream.close()
 
     def __iter__(self) -> Iterator[list[Frame]]:
         record, number = self.record, _first_number(self._rollouts[0].chunks)
@@ -160,7 +162,7 @@ class ChunkJob:
         for world, rollout in zip(self._worlds, self._rollouts, strict=True):
             control = Control.of_labels(rollout.pose, self._labels, first=rollout.chunks == 0)
             record.poses.append(control.poses)
-            self._streams.append(iter(world.stream(rollout, control)))
+            self._streams.append(world.stream(rollout, control))
         for latent in range(CHUNK_LATENTS):
             pieces = [self._next_piece(panel) for panel in range(len(self._streams))]
             frames = [
@@ -183,15 +185,14 @@ class ChunkJob:
     def _finish(self) -> None:
         """Let the streams commit their chunks, and note what they tell of them."""
         record, memory = self.record, []
-        for panel, rollout in enumerate(self._rollouts):
+        for panel, stream in enumerate(self._streams):
             began = time.perf_counter()
-            chunk = _result(self._streams[panel])
+            chunk = _result(stream)
             self._seconds[panel] += time.perf_counter() - began
-            memory.append(chunk.memory if chunk else np.empty(0, dtype=np.int64))
+            memory.append(chunk.memory)
             for part, seconds in _parts(chunk, self._seconds[panel]).items():
                 record.parts[part] = record.parts.get(part, 0.0) + seconds
-            # Where something was in the way, a scene's camera is not where it was sent.
-            record.poses[panel] = getattr(rollout, "poses", record.poses[panel])
+            record.poses[panel] = chunk.poses  # of the camera itself, which something may have stopped
         record.memory, record.seconds = memory, self._clock() - self.began
 
 
@@ -200,8 +201,8 @@ def _first_number(chunks: int) -> int:
     return 0 if chunks == 0 else FIRST_CHUNK_FRAMES + (chunks - 1) * CHUNK_FRAMES
 
 
-def _result(stream: Iterator[Any]) -> Chunk | None:
-    """Take the end of a stream; return the chunk, if the world is one that tells."""
+def _result(stream: Generator[Tensor, None, Chunk]) -> Chunk:
+    """Take the end of a stream; return its chunk."""
     try:
         next(stream)
     except StopIteration as end:
@@ -209,9 +210,9 @@ def _result(stream: Iterator[Any]) -> Chunk | None:
     raise RuntimeError(f"a stream gave more than {CHUNK_LATENTS} latent frames")
 
 
-def _parts(chunk: Chunk | None, seconds: float) -> dict[str, float]:
+def _parts(chunk: Chunk, seconds: float) -> dict[str, float]:
     """Split the seconds that a stream took by what its chunk tells; the rest went into decoding."""
-    timings = chunk.timings if chunk else {}
+    timings = chunk.timings
     denoise = sum(value for part, value in timings.items() if part.startswith("denoise"))
     if not denoise:
         return {}

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-GIGABYTE = 1e9
+from worldplay_env.worlds.registry import GIGABYTE, find
+
 LOOK_SECONDS = 1.0
 """How often the cache is looked at."""
 RATE_SECONDS = 20.0
@@ -17,30 +18,6 @@ LEAST_SECONDS = 4.0
 """... and over how long at least."""
 GAP_SECONDS = 3.0
 """How long there may be no file on its way, between one and the next, before a download counts as over."""
-
-
-@dataclass(frozen=True)
-class Usual:
-    """What loading a world usually takes.
-
-    Attributes:
-        seconds: From the disk.
-        download: Bytes, the first time.
-        words: Both, for a person.
-    """
-
-    seconds: float
-    words: str
-    download: float = 0.0
-
-
-USUAL = {
-    "testcard": Usual(2, "a second or two"),
-    "scene": Usual(3, "a few seconds"),
-    "tiny": Usual(5, "a few seconds"),
-    "wan-5b": Usual(90, "a minute or two; the first time a download of 30 GB, 5 to 60 minutes", 30 * GIGABYTE),
-}
-FOLDER = Usual(60, "seconds for a small world, a minute or two for a large one")
 
 
 @dataclass(frozen=True)
@@ -59,7 +36,7 @@ class Loading:
     """
 
     def __init__(self, worlds: Sequence[str]) -> None:
-        self._usual = max((USUAL.get(world, FOLDER) for world in worlds), key=lambda usual: usual.seconds)
+        self._usual = max((find(world).load_time for world in worlds), key=lambda usual: usual.seconds)
         self._download = Download(_hub_cache(), self._usual.download) if self._usual.download else None
 
     def progress(self, what: str, seconds: float) -> Progress:

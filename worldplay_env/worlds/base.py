@@ -1,4 +1,4 @@
-"""What a world is: the `World` and `Rollout` protocols, and the values that pass through them.
+"""What a world is: the abstract `World`, the `Rollout` protocol, and the values that pass through them.
 
 A world turns cameras into video, one chunk at a time. The world models (`diffusion/`), the rendered scenes (`scene/`)
 and the test picture (`testcard.py`) implement it; the environments, the player and the rollout tool work over any
@@ -8,7 +8,8 @@ Nothing here needs torch until a world is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
@@ -155,6 +156,10 @@ class Rollout(Protocol):
     """Chunk n's noise is a function of (seed, n)."""
 
     @property
+    def world(self) -> World:
+        """The world that began it."""
+
+    @property
     def prompt(self) -> str:
         """The prompt in force, for the chunks to come."""
 
@@ -184,15 +189,32 @@ class Rollout(Protocol):
         """Write the rollout to a safetensors file that `World.load_rollout` reads."""
 
 
-class World(Protocol):
-    """A model, renderer or picture that makes video from cameras, for any number of rollouts."""
+@dataclass(frozen=True)
+class WorldSpec:
+    """What is known of a world before it is loaded; attributes as in `World`."""
+
+    image_size: tuple[int, int]
+    latent_shape: tuple[int, int, int, int] | None
+    fps: int
+    uses_picture: bool = True
+    uses_prompt: bool = True
+
+
+class World(ABC):
+    """A model, renderer or picture that makes video from cameras, for any number of rollouts.
+
+    A subclass sets `name`, `image_size`, `fps`, `latent_shape` and `device`, and overrides what differs of the rest.
+    `worldplay_env.testing.check_world` checks it.
+    """
 
     name: str
-    weights: str
+    weights: str = "none"
     """Where the parameters came from: "random", "trained", a revision, "none" for a world without any."""
     weights_hash: str | None = None
     """Digest of the parameters' content and the sizes, 64 hexadecimal digits: equal for equal weights wherever their
     files lie, and in every dtype and on every device; None for a world without weights."""
+    has_model: bool = False
+    """Whether a network makes the video, in place of a renderer or a picture."""
     image_size: tuple[int, int]
     """Height and width of a frame in pixels."""
     fps: int
@@ -203,12 +225,24 @@ class World(Protocol):
     """Whether rollouts begin from the start's picture; False for a world that has its own."""
     uses_prompt: bool = True
     """Whether what is shown follows the prompt as it is changed."""
-    loaded_by: dict[str, Any] | None = None
-    """The arguments of the `load` that returned this world, by which it is pickled; None if it was made otherwise."""
+    loaded_by: Callable[[], World] | None = None
+    """A picklable function that loads an equal world, set by `load`; None for a world made otherwise."""
 
+    @property
+    def spec(self) -> WorldSpec:
+        """What `describe` says of the world."""
+        return WorldSpec(self.image_size, self.latent_shape, self.fps, self.uses_picture, self.uses_prompt)
+
+    @property
+    def codec(self) -> Any:
+        """The autoencoder between frames and latents; None for a world without one."""
+        return None
+
+    @abstractmethod
     def start(self, start: Start, seed: int) -> Rollout:
         """Begin a rollout."""
 
+    @abstractmethod
     def step(
         self,
         rollouts: Sequence[Any],
@@ -229,15 +263,21 @@ class World(Protocol):
             WorldError: The output was not finite or memory ran out; every rollout is as it was before.
         """
 
+    @abstractmethod
     def stream(self, rollout: Any, control: Control) -> Generator[torch.Tensor, None, Chunk]:
-        """Make one chunk and yield its frames as they are decoded: uint8 [1 or 4, height, width, 3].
+        """Make one chunk and yield the frames of each latent frame as they are decoded: uint8 [F, height, width, 3].
 
         Together they are the `frames` that `step` would give, to float tolerance (of a model in float32 a grey level,
         in bfloat16 three). The chunk is committed when the last of them are handed out; the generator returns it.
         """
 
+    @abstractmethod
     def load_rollout(self, path: str | Path) -> Rollout:
         """Read a rollout that `Rollout.save` wrote."""
+
+    def without_selection(self) -> World | None:
+        """Return a world of the same networks whose memory is the newest latent frames; None if there is none."""
+        return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return the world itself: copies of an env, or of the spec it was made from, share its weights."""
@@ -247,20 +287,7 @@ class World(Protocol):
         """Pickle what the world was loaded by, not its weights."""
         if self.loaded_by is None:
             raise TypeError(f"only a world that load() returned can be pickled, by its arguments; got {self!r}")
-        from worldplay_env.worlds.registry import reload_world
-
-        return reload_world, (self.loaded_by,)
-
-
-@dataclass(frozen=True)
-class WorldSpec:
-    """What is known of a world before it is loaded; attributes as in `World`."""
-
-    image_size: tuple[int, int]
-    latent_shape: tuple[int, int, int, int] | None
-    fps: int
-    uses_picture: bool = True
-    uses_prompt: bool = True
+        return self.loaded_by, ()
 
 
 def check_prompt(prompt: str) -> str:
@@ -277,8 +304,10 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
-def check_batch(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
+def check_step(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
     """Raise ValueError or TypeError unless `World.step` can take these arguments (see there)."""
+    if strangers := [one for one in rollouts if getattr(one, "world", None) is not world]:
+        raise ValueError(f"{strangers[0]!r} is not a rollout of this world: use what its start() returned")
     if len(controls) != len(rollouts):
         raise ValueError(f"every rollout needs one control: got {len(rollouts)} rollouts, {len(controls)} controls")
     if len({id(rollout) for rollout in rollouts}) != len(rollouts):
@@ -295,13 +324,6 @@ def check_batch(world: World, rollouts: Sequence[Any], controls: Sequence[Contro
     if noise is not None and (isinstance(noise, np.ndarray) or tuple(noise.shape) != expected):
         what = type(noise).__name__ if isinstance(noise, np.ndarray) else tuple(noise.shape)
         raise ValueError(f"noise must be a tensor of shape {expected}, got {what}")
-
-
-def check_step(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
-    """Raise as `check_batch` does, or ValueError for a rollout whose `world` is another one."""
-    check_batch(world, rollouts, controls, noise)
-    if strangers := [rollout for rollout in rollouts if getattr(rollout, "world", None) is not world]:
-        raise ValueError(f"{strangers[0]!r} is not a rollout of this world: use what its start() returned")
 
 
 def check_streamed(rollout: Rollout, chunks: int) -> None:

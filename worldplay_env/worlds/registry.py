@@ -1,60 +1,169 @@
-"""The worlds by their names: what each is called, what its sizes are, and how it is loaded."""
+"""The worlds by their names: their sizes, how each is loaded, and how other packages add theirs."""
 
 from __future__ import annotations
 
 import functools
-import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldplay_env.worlds import diffusion, scene, testcard
 from worldplay_env.worlds.base import World, WorldSpec
 from worldplay_env.worlds.device import pick_device
 from worldplay_env.worlds.sharing import Shared
 
-WORLDS = {
-    "tiny": "the small embedded world model; runs on a CPU",
-    "wan-5b": "HY-WorldPlay WAN-5B; downloads 30 GB and wants a large GPU",
-    "testcard": "a test picture that moves with the pose; no model",
-    "scene": "procedural scenes, rendered exactly: the truth that tiny is judged by; no model",
-}
-"""The names that `load` knows beside a folder of weights."""
-
+ENTRY_POINTS = "worldplay_env.worlds"
+"""The group of entry points by which installed packages add worlds."""
 DTYPES = ("float32", "bfloat16", "float16")
 """What a world may compute in."""
+_SETTINGS = ("device", "dtype", "weights", "revision", "accept_license")
+"""Arguments of `load` that a factory may take beside the options of its own."""
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class LoadTime:
+    """The usual time to load a world.
+
+    Attributes:
+        seconds: From the disk.
+        words: The same for a person, a download included.
+        download: Bytes of the first time's download; 0 for none.
+    """
+
+    seconds: float
+    words: str
+    download: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class WorldEntry:
+    """One row of the registry.
+
+    Attributes:
+        factory: Returns the world; its parameters are the settings and options that it knows.
+        describe: Returns the world's sizes without loading it; None to load the world for them.
+        load_time: The usual time to load it.
+        default_device: Its device where none is asked for; None for "cuda" where there is one.
+        content: Returns a digest of the files behind the world, given `weights`; None for a world without files.
+    """
+
+    factory: Callable[..., World]
+    describe: Callable[[], WorldSpec] | None = None
+    load_time: LoadTime = LoadTime(60, "seconds for a renderer, minutes for a large model")
+    default_device: str | None = None
+    content: Callable[[str | None], str | None] | None = None
+
+    def options(self) -> dict[str, bool]:
+        """Return the names of the factory's keyword arguments, each with whether it is a setting of every model."""
+        kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(self.factory).parameters.values()
+        return {one.name: one.name in _SETTINGS for one in parameters if one.kind in kinds}
+
+
+_FOLDER_TIME = LoadTime(60, "seconds for a small world, a minute or two for a large one")
+
+
+def _diffusion(name: str, load_time: LoadTime = _FOLDER_TIME) -> WorldEntry:
+    """Return the entry of a diffusion world: a preset, or a folder of weights."""
+    return WorldEntry(
+        functools.partial(diffusion.load, name),
+        functools.partial(diffusion.describe, name),
+        load_time,
+        content=functools.partial(diffusion.content, name),
+    )
+
+
+_DOWNLOAD = "a minute or two; the first time a download of 30 GB, 5 to 60 minutes"
+WORLDS: Mapping[str, WorldEntry] = {
+    "tiny": _diffusion("tiny", LoadTime(5, "a few seconds")),
+    "wan-5b": _diffusion("wan-5b", LoadTime(90, _DOWNLOAD, 30 * GIGABYTE)),
+    "testcard": WorldEntry(
+        functools.partial(testcard.load, "testcard"),
+        testcard.describe,
+        LoadTime(2, "a second or two"),
+        default_device="cpu",
+    ),
+    "scene": WorldEntry(functools.partial(scene.load, "scene"), scene.describe, LoadTime(3, "a few seconds")),
+}
+"""The worlds of this package."""
+_registered: dict[str, WorldEntry] = {}
 _loaded = Shared()
 
 
+def register_world(name: str, factory: Callable[..., World], *, spec: WorldSpec | None = None) -> None:
+    """Make a world known by a name to `load`, `gymnasium.make(..., world=NAME)` and, in this process, `--world NAME`.
+
+    A package whose worlds the commands should find declares an entry point of the group `worldplay_env.worlds`, with
+    the name of the world, that refers to its factory.
+
+    Args:
+        name: Of letters, digits, ".", "_" and "-"; registering it again replaces the factory.
+        factory: Returns the world. Its keyword arguments are the options that `load` accepts for this name; those
+            called `device` (a torch.device), `dtype`, `weights`, `revision` and `accept_license` get what `load` was
+            given.
+        spec: The world's sizes, known before it is loaded; without it, the world is loaded when an env is made.
+
+    Raises:
+        ValueError: A name that cannot be, or one of this package's own worlds.
+        TypeError: The factory cannot be called.
+    """
+    if not isinstance(name, str) or not name or not name.translate(str.maketrans("._-", "aaa")).isalnum():
+        raise ValueError(f"a world's name has letters, digits, '.', '_' and '-', got {name!r}")
+    if name in WORLDS:
+        raise ValueError(f"{name!r} is a world of worldplay_env: choose another name")
+    if not callable(factory):
+        raise TypeError(f"a factory is a function that returns a World, got {factory!r}")
+    _registered[name] = WorldEntry(factory, None if spec is None else lambda: spec)
+
+
+def world_names() -> list[str]:
+    """Return the names of all worlds: this package's, registered ones, and those of entry points."""
+    return list(dict.fromkeys([*WORLDS, *_registered, *(one.name for one in entry_points(group=ENTRY_POINTS))]))
+
+
+def resolve(world: str | Path) -> str:
+    """Return a world's name as it is, and a folder of weights as an absolute path."""
+    return str(world) if str(world) in world_names() else str(Path(world).resolve())
+
+
+def find(world: str | Path) -> WorldEntry:
+    """Return the entry of a name or of a folder of weights.
+
+    Raises:
+        ValueError: An unknown name; the message lists the known ones.
+        TypeError: An entry point that is no function.
+    """
+    name = str(world)
+    if name in WORLDS:
+        return WORLDS[name]
+    if name not in _registered:
+        for one in entry_points(group=ENTRY_POINTS, name=name):
+            register_world(name, one.load())
+    if name in _registered:
+        return _registered[name]
+    if Path(name).is_dir():
+        return _diffusion(str(Path(name).resolve()))
+    raise ValueError(f"unknown world {name!r}: known are {', '.join(world_names())}, or a folder of weights")
+
+
 def describe(name: str | Path) -> WorldSpec:
-    """Return the sizes of a named world, or of a folder of weights, without loading it.
+    """Return the sizes of a named world, or of a folder of weights; without loading it, where they are known.
 
     Raises:
         ValueError: An unknown name; the message lists the known ones.
     """
-    return _module(str(name)).describe(str(name))
+    entry = find(name)
+    return load(name).spec if entry.describe is None else entry.describe()
 
 
-def _module(name: str) -> Any:
-    """Return the module that describes and loads the world of that name, imported now.
-
-    It has `describe(name)`, `load(name, *, device, ...)`, `DEFAULT_DEVICE` (None for "cuda" where there is one),
-    `OPTIONS`, the names of what only its own kind of world takes, and `HAS_MODEL`: whether there is anything to
-    give `load` a dtype, weights, a revision and the consent to a licence for. One that has a model has also
-    `content(name, weights)`: what tells a world of this name from the one that had it before.
-    """
-    if name == "testcard":
-        return importlib.import_module("worldplay_env.worlds.testcard")
-    if name == "scene":
-        return importlib.import_module("worldplay_env.worlds.scene")
-    if name in WORLDS or Path(name).is_dir():
-        return importlib.import_module("worldplay_env.worlds.diffusion")
-    raise ValueError(f"unknown world {name!r}: known are {', '.join(WORLDS)}, or a folder of weights")
-
-
-def lazy_world(world: str | Path | World, **settings: Any) -> tuple[WorldSpec | World, Callable[[], World]]:
-    """Return what is known of a world before it is loaded, and what loads it when it is called.
+def lazy_world(world: str | Path | World, **settings: Any) -> tuple[WorldSpec, Callable[[], World]]:
+    """Return a world's spec and a function that loads it.
 
     Args:
         world: What `load` takes, or a world that is loaded already.
@@ -65,12 +174,17 @@ def lazy_world(world: str | Path | World, **settings: Any) -> tuple[WorldSpec | 
         TypeError: No world at all.
     """
     if isinstance(world, str | Path):
-        return describe(world), functools.partial(load, world, **settings)
-    if not (callable(getattr(world, "start", None)) and callable(getattr(world, "step", None))):
+        loader = functools.partial(load, world, **settings)
+        entry = find(world)
+        if entry.describe is not None:
+            return entry.describe(), loader
+        loaded = loader()
+        return loaded.spec, lambda: loaded
+    if not isinstance(world, World):
         raise TypeError(f"world must be a name, a folder or a World, got {type(world).__name__}: {world!r}")
     if given := [name for name, value in settings.items() if value is not None and name != "accept_license"]:
         raise ValueError(f"{', '.join(given)} cannot be set for a world that is loaded already: give it to load()")
-    return world, lambda: world
+    return world.spec, lambda: world
 
 
 def load(
@@ -88,7 +202,8 @@ def load(
     A folder whose weights have changed since is another world: their content counts, not the folder's name.
 
     Args:
-        name: "tiny", "wan-5b", "testcard", "scene", or a folder of weights.
+        name: "tiny", "wan-5b", "testcard", "scene", a name that `register_world` or an installed package added, or a
+            folder of weights.
         device: A torch device; by default "cuda" where there is one, else "cpu".
         dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         weights: "random" for seeded random parameters of the right sizes (no download); by default the world's own.
@@ -102,7 +217,7 @@ def load(
 
     Raises:
         ValueError: An unknown name or option; the message lists the known ones.
-        TypeError: `accept_license` is not a bool.
+        TypeError: `accept_license` is not a bool, or a factory returned no `World`.
         RuntimeError: The world is being loaded in another thread, which waits for this one.
     """
     if weights not in (None, "random"):
@@ -111,39 +226,37 @@ def load(
         raise TypeError(f"accept_license must be a bool, got {accept_license!r}")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
-    module = _module(str(name))
-    if unknown := [option for option in options if option not in module.OPTIONS]:
-        known = " and ".join(module.OPTIONS)
-        raise ValueError(f"unknown option {', '.join(map(repr, unknown))}: {str(name)!r} knows {known}")
-    place = pick_device(module.DEFAULT_DEVICE if device is None else device)
-    model = {
+    entry, where = find(name), resolve(name)
+    taken = entry.options()
+    known = [option for option, is_setting in taken.items() if not is_setting]
+    if unknown := [option for option in options if option not in known]:
+        knows = " and ".join(known) or "none"
+        raise ValueError(f"unknown option {', '.join(map(repr, unknown))}: {str(name)!r} knows {knows}")
+    place = pick_device(entry.default_device if device is None else device)
+    settings = {
         "dtype": dtype or ("bfloat16" if place.type == "cuda" else "float32"),
         "weights": weights,
         "revision": revision,
     }
     own = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
-    where = str(name) if name in WORLDS else str(Path(name).resolve())
-    content = module.content(where, weights) if module.HAS_MODEL else None
-    key = (where, content, place.type, place.index or 0, *sorted((model | own).items()))
+    content = None if entry.content is None else entry.content(weights)
+    key = (
+        where,
+        _registered.get(where),
+        content,
+        place.type,
+        place.index or 0,
+        *sorted((settings | own).items()),
+    )
 
     def make() -> World:
-        # Programs name worlds by one set of options; what is about a model's parameters is for models alone.
-        settings = {**model, "accept_license": accept_license} if module.HAS_MODEL else {}
-        world = module.load(where, device=place, **settings, **own)
-        world.loaded_by = {
-            "name": where,
-            "device": device,
-            "dtype": dtype,
-            "weights": weights,
-            "revision": revision,
-            "accept_license": accept_license,
-            **options,
-        }
+        given = {"device": place, **settings, "accept_license": accept_license}
+        # Programs name worlds by one set of settings; a factory gets those that mean something to its world.
+        world = entry.factory(**{setting: value for setting, value in given.items() if setting in taken}, **own)
+        if not isinstance(world, World):
+            raise TypeError(f"the factory of {where!r} must return a World, got {type(world).__name__}: {world!r}")
+        asked = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}
+        world.loaded_by = functools.partial(load, where, **asked, accept_license=accept_license, **options)
         return world
 
     return _loaded.get(key, make)
-
-
-def reload_world(arguments: dict[str, Any]) -> World:
-    """Return the world that `load` makes of these arguments; what a pickled world is made by."""
-    return load(**arguments)

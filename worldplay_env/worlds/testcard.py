@@ -60,11 +60,6 @@ SPEC = WorldSpec(image_size=(96, 160), latent_shape=_latent_shape((96, 160)), fp
 """The sizes by default."""
 
 
-DEFAULT_DEVICE = "cpu"
-OPTIONS = ("image_size", "seconds_per_chunk")
-HAS_MODEL = False
-
-
 def describe(name: str = "testcard") -> WorldSpec:
     """Return the sizes of the test picture by default."""
     return SPEC
@@ -133,6 +128,7 @@ class Testcard(World):
 
     __test__ = False
     uses_prompt = SPEC.uses_prompt
+    latent_shape: tuple[int, int, int, int]
 
     def __init__(
         self,
@@ -145,7 +141,6 @@ class Testcard(World):
         if not 0 <= seconds_per_chunk < float("inf"):
             raise ValueError(f"seconds_per_chunk must be 0 or more, got {seconds_per_chunk}")
         self.name = "testcard"
-        self.weights = "none"
         self.image_size = (image_size[0], image_size[1])
         self.latent_shape = _latent_shape(self.image_size)
         self.fps = FPS

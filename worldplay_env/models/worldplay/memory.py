@@ -94,6 +94,12 @@ def select(w2c: np.ndarray, points: np.ndarray | None = None) -> np.ndarray:
     return np.concatenate([np.arange(clip, clip + CLIP), np.arange(start - RECENT, start)])
 
 
+def latest(w2c: np.ndarray) -> np.ndarray:
+    """Return the newest 16 past latent frames, all while there are fewer: `select` without looking at overlap."""
+    start = len(w2c) - CLIP
+    return np.arange(max(0, start - MEMORY), start)
+
+
 def overlap(current: np.ndarray, history: np.ndarray, points: np.ndarray | None = None) -> np.ndarray:
     """Return how much of what the current camera sees historical ones see too (spec section 8); not symmetric.
 

@@ -1,6 +1,6 @@
 """The world models: the transformer and the autoencoder as a `World`, and its rollouts.
 
-`describe` and `load` are what `worldplay_env.worlds.base` asks for; torch comes in when a world is loaded.
+`describe` and `load` are for `worldplay_env.worlds.registry`; torch comes in when a world is loaded.
 """
 
 from __future__ import annotations
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from worldplay_env.models.wan.transforms import Transform
     from worldplay_env.weights.folder import WeightFiles
     from worldplay_env.worlds.diffusion.world import DreamWorld
-
-
-DEFAULT_DEVICE = None
-OPTIONS = ("latents_per_decode", "sample_image", "compile", "quantize", "attention", "transforms")
-HAS_MODEL = True
 
 
 def describe(name: str) -> WorldSpec:

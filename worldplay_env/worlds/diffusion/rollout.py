@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ class DreamRollout:
     """A `Rollout` of a `DreamWorld`; made by its `start`.
 
     Attributes:
+        world: What made it.
         seed: Chunk n's noise is a function of (seed, n) alone.
         encoded_prompt: Prompt and embedding for the chunks to come.
         picture: uint8 [H, W, 3] the start as the world shows it.
@@ -75,7 +76,7 @@ class DreamRollout:
         has_image: bool,
         start_pose: np.ndarray,
     ) -> None:
-        self._world = world
+        self.world = world
         self.seed = seed
         self.encoded_prompt = prompt
         self.picture = picture
@@ -87,7 +88,7 @@ class DreamRollout:
         self.decoded = 0
 
     def __repr__(self) -> str:
-        return rollout_line(self, self._world.name)
+        return rollout_line(self, self.world.name)
 
     @property
     def prompt(self) -> str:
@@ -104,17 +105,13 @@ class DreamRollout:
         """Float64 [4, 4]: the newest camera-to-world matrix; the start's before the first step."""
         return (self.history[-1].control.poses[-1] if self.history else self.start_pose).copy()
 
-    def belongs_to(self, world: Any) -> bool:
-        """Whether `world` started or loaded this rollout."""
-        return self._world is world
-
     def set_prompt(self, prompt: str) -> None:
         """Change the prompt for the chunks to come."""
-        self.encoded_prompt = self._world.encode_prompt(prompt)
+        self.encoded_prompt = self.world.encode_prompt(prompt)
 
     def noise(self) -> Tensor:
         """Draw the next chunk's noise: float32 [C, 4, h, w] on the CPU, a function of (seed, chunk) alone."""
-        return _normal(self._world.latent_shape, self.seed, _CHUNK_NOISE, self.chunks)
+        return _normal(self.world.latent_shape, self.seed, _CHUNK_NOISE, self.chunks)
 
     def commit(self, past: PastChunk, decoder_state: DecoderState | None) -> None:
         """Append a finished chunk; `decoder_state` is the state after it, or None if it was not decoded."""
@@ -139,7 +136,7 @@ class DreamRollout:
         """Write the rollout to a safetensors file, whole or not at all; `DreamWorld.load_rollout` reads it."""
         from worldplay_env.worlds.diffusion.saved import write_rollout
 
-        write_rollout(self._world, self, path)
+        write_rollout(self.world, self, path)
 
 
 def image_noise(shape: Sequence[int], seed: int) -> Tensor:

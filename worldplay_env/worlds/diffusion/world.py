@@ -41,8 +41,8 @@ from worldplay_env.worlds.base import (
     Start,
     World,
     WorldError,
-    check_batch,
     check_seed,
+    check_step,
 )
 from worldplay_env.worlds.diffusion.generator import ChunkGenerator, GeneratedChunk
 from worldplay_env.worlds.diffusion.groups import first_and_later, memory_length, stacked
@@ -88,6 +88,9 @@ class DreamWorld(World):
         transforms: Functions that are given the transformer, then the autoencoder, in this order; each returns the
             network that takes its place (see `models.wan.transforms`).
     """
+
+    has_model = True
+    latent_shape: tuple[int, int, int, int]
 
     def __init__(
         self,
@@ -138,6 +141,16 @@ class DreamWorld(World):
     def weights_hash(self) -> str:  # type: ignore[override]
         """Digest of sizes and parameters, 64 hexadecimal digits (see `World.weights_hash`)."""
         return self._weights_hash or parameters_hash(self.config, self.transformer, self.autoencoder)
+
+    @property
+    def codec(self) -> Autoencoder:
+        """The autoencoder between frames and latents."""
+        return self.autoencoder
+
+    def without_selection(self) -> DreamWorld:
+        """Return a world of the same networks whose memory is the newest latent frames (see `World`)."""
+        networks = (self.config, self.transformer, self.autoencoder, self.text_encoder)
+        return DreamWorld(*networks, weights=self.weights, weights_hash=self.weights_hash, select=memory.latest)
 
     # ---- rollouts: begin, load
 
@@ -254,7 +267,7 @@ class DreamWorld(World):
         self, rollouts: Sequence[DreamRollout], controls: Sequence[Control], noise: Tensor | None, decode: Decode
     ) -> list[Chunk]:
         with self._exclusively():
-            self._check(rollouts, controls, noise)
+            check_step(self, rollouts, controls, noise)
             passes = self._passes(rollouts)
             self._room.make(max(map(len, passes), default=0), self._dreamer.buffered)
             made: dict[int, _Made] = {}
@@ -272,7 +285,7 @@ class DreamWorld(World):
         The generator returns the `Chunk`, whose timings end before decoding. It commits just before it yields the
         last frames, and nothing if it is not taken that far.
         """
-        self._check([rollout], [control], None)
+        check_step(self, [rollout], [control])
         return self._stream(rollout, control)
 
     def _stream(self, rollout: DreamRollout, control: Control) -> Generator[Tensor, None, Chunk]:
@@ -359,12 +372,6 @@ class DreamWorld(World):
         return state
 
     # ---- safety
-
-    def _check(self, rollouts: Sequence[DreamRollout], controls: Sequence[Control], noise: Tensor | None) -> None:
-        for rollout in rollouts:
-            if not isinstance(rollout, DreamRollout) or not rollout.belongs_to(self):
-                raise ValueError(f"not a rollout of this world: {rollout!r}")
-        check_batch(self, rollouts, controls, noise)
 
     def _require_finite(self, *tensors: Tensor) -> None:
         if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():

@@ -1,6 +1,6 @@
 """The true worlds: procedural scenes that can be rendered exactly from any camera.
 
-`describe` and `load` are what `worldplay_env.worlds.base` asks for; torch comes in when a world is loaded.
+`describe` and `load` are for `worldplay_env.worlds.registry`; torch comes in when a world is loaded.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ SPEC = WorldSpec(image_size=(96, 160), latent_shape=None, fps=16, uses_picture=F
 
 SCENE_PROMPT = re.compile(r"\s*scene\s+(\d{1,18})\s*")
 """A prompt that says by its seed which scene a rollout is in."""
-DEFAULT_DEVICE = None
-OPTIONS = ("image_size", "samples", "edition")
-HAS_MODEL = False
 
 
 def describe(name: str = "scene") -> WorldSpec:

@@ -156,7 +156,6 @@ class SceneWorld(World):
         if edition not in EDITIONS:
             raise ValueError(f"edition must be one of {EDITIONS}, got {edition!r}")
         self.name = "scene"
-        self.weights = "none"
         self.image_size = (image_size[0], image_size[1])
         self.latent_shape = None
         self.fps = SPEC.fps
