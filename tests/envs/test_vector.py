@@ -236,6 +236,18 @@ def test_weights_load_at_the_first_reset_and_never_before(monkeypatch: pytest.Mo
         env.reset()
 
 
+def test_timings_have_the_parts_of_a_single_env_s() -> None:
+    envs, env = batched(), single()
+    envs.reset(seed=0)
+    env.reset(seed=0)
+    assert envs.timings == env.timings == {}
+    envs.step(np.full(envs.num_envs, 9))
+    env.step(9)
+    assert envs.timings.keys() == env.timings.keys() >= {"render", "world", "host", "total"}
+    for timings in (envs.timings, env.timings):
+        assert timings["total"] == pytest.approx(timings["world"] + timings["host"])
+
+
 # Made by Gymnasium
 
 
