@@ -237,7 +237,8 @@ def test_weights_load_at_the_first_reset_and_never_before(monkeypatch: pytest.Mo
 
 
 def test_timings_have_the_parts_of_a_single_env_s() -> None:
-    envs, env = batched(), single()
+    envs, env = batched(), single().unwrapped
+    assert isinstance(env, worldplay_env.WorldPlayEnv)
     envs.reset(seed=0)
     env.reset(seed=0)
     assert envs.timings == env.timings == {}
