@@ -12,7 +12,7 @@ from golden_cases.case import Case
 from golden_cases.comparison import compare
 from safetensors.torch import load_file, save_file
 
-CASES = golden.cases(golden.FOLDER)
+CASES = golden.cases(golden.FOLDER) + golden.cases(golden.ABOT_FOLDER)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

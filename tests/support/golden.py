@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from golden_cases import control, networks, preparation, rollouts
+from golden_cases import abot, abot_rollouts, control, networks, preparation, rollouts
 from golden_cases.case import Case
 from golden_cases.comparison import Row
 
 FOLDER = Path(__file__).parents[1] / "golden"
+ABOT_FOLDER = FOLDER / "abot"
 
 Check = Callable[[Case], Iterator[Row]]
 Recognise = Callable[[dict[str, Any]], bool]
@@ -31,6 +32,14 @@ KINDS: dict[str, tuple[Check, Recognise]] = {
     "vae": (networks.vae, lambda values: "streaming" in values),
     "rollout": (rollouts.rollout, lambda values: "vae_config" in values),
     "keys": (networks.keys, lambda values: "checkpoint" in values),
+    "abot_actions": (abot.actions, lambda values: "held_cases" in values),
+    "abot_schedule": (abot.schedule, lambda values: "sigma_table" in values),
+    "abot_transformer": (abot.transformer, lambda values: "streams" in values),
+    "abot_image": (abot.image, lambda values: "pillow" in values),
+    "abot_vae": (abot.autoencoder, lambda values: "frame_counts" in values),
+    "abot_text": (abot.text, lambda values: "text_config" in values),
+    "abot_rollout": (abot_rollouts.rollout, lambda values: "decoder_config" in values),
+    "abot_keys": (abot.keys, lambda values: "renaming_rules" in values),
 }
 """For each kind of case: how it is checked, and what tells it if its name does not begin with the kind's."""
 

@@ -80,6 +80,28 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(picture.resize((width, height), lanczos, box=box))
 
 
+def cover_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale the centre of a picture to cover `size` in one resampling, of a box with fractional sides.
+
+    `fit_image` scales to whole pixels first and cuts then; a world takes the one that its model was trained with.
+
+    Args:
+        image: uint8 [h0, w0, 3].
+        size: Height and width in pixels.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    height, width = size
+    return np.array(ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS))
+
+
+def stretch_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale a picture, uint8 [h0, w0, 3], to `size` = (height, width) without keeping its aspect ratio."""
+    height, width = size
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
 def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Scale frames on their own device, without keeping their aspect ratio.
 

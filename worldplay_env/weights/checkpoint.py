@@ -17,8 +17,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from worldplay_env.models.abot.config import AbotTransformerConfig
+from worldplay_env.models.abot.transformer import AbotTransformer
 from worldplay_env.models.config import AutoencoderConfig, TextConfig, TransformerConfig
-from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.wan.autoencoder import Autoencoder, RMSNorm
 from worldplay_env.models.wan.text import TextEncoder, Tokenizer, byte_tokenizer, text_model
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.files import CheckpointError, Entry, Source, opened
@@ -28,6 +30,7 @@ __all__ = [
     "RandomWeights",
     "Source",
     "initialise",
+    "load_abot_transformer",
     "load_autoencoder",
     "load_text_encoder",
     "load_text_model",
@@ -96,15 +99,30 @@ def load_transformer(
     return _load(functools.partial(Transformer, config), source, torch.device(device), dtype, upstream_name)
 
 
+def load_abot_transformer(
+    source: Source | RandomWeights,
+    config: AbotTransformerConfig,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> AbotTransformer:
+    """Return ABot-World's transformer, filled and in eval mode; raises what `load_transformer` raises."""
+    return _load(functools.partial(AbotTransformer, config), source, torch.device(device), dtype, upstream_name)
+
+
 def load_autoencoder(
     source: Source | RandomWeights,
     config: AutoencoderConfig,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    norm_eps: float = RMSNorm.EPS,
 ) -> Autoencoder:
-    """Return the autoencoder, filled and in eval mode; raises what `load_transformer` raises."""
-    return _load(functools.partial(Autoencoder, config), source, torch.device(device), dtype)
+    """Return the autoencoder, filled and in eval mode; raises what `load_transformer` raises.
+
+    `norm_eps` is what its norms add to a mean square: that of the implementation which its latents come from.
+    """
+    return _load(functools.partial(Autoencoder, config, norm_eps=norm_eps), source, torch.device(device), dtype)
 
 
 def load_text_model(

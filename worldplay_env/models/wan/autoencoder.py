@@ -45,11 +45,12 @@ class RMSNorm(nn.Module):
     def __init__(self, channels: int, dims: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(channels, *(1,) * dims))
+        self.eps = self.EPS
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [B, C, ...] over C."""
         gamma = self.gamma.flatten().to(x.dtype)  # of one dtype, they are normalised in one fused pass
-        return F.rms_norm(x.movedim(1, -1), (x.shape[1],), gamma, self.EPS).movedim(-1, 1)
+        return F.rms_norm(x.movedim(1, -1), (x.shape[1],), gamma, self.eps).movedim(-1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -226,7 +227,7 @@ class Autoencoder(nn.Module):
     what the transformer works on; `decode` takes those.
     """
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, *, norm_eps: float = RMSNorm.EPS) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
@@ -234,6 +235,9 @@ class Autoencoder(nn.Module):
         self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, 1)
         self.decoder = Decoder(config)
         self._known_statistics: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        for layer in self.modules():
+            if isinstance(layer, RMSNorm):
+                layer.eps = norm_eps
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Encode whole videos that begin with their first frame.

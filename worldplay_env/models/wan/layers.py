@@ -66,10 +66,14 @@ class FeedForward(nn.Module):
 
 
 def sinusoid(values: Tensor, dim: int) -> Tensor:
-    """Return cosines, then sines, of values [...] at dim / 2 frequencies: float32 [..., dim]."""
+    """Return cosines, then sines, of values [...] at dim / 2 frequencies, [..., dim].
+
+    In float64 of float64 values, else in float32.
+    """
+    values = values if values.dtype == torch.float64 else values.float()
     half = dim // 2
-    exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=values.device) / half
-    angles = values.float()[..., None] * torch.exp(exponents)
+    exponents = -math.log(10000) * torch.arange(half, dtype=values.dtype, device=values.device) / half
+    angles = values[..., None] * torch.exp(exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -23,7 +23,7 @@ def rope_table(
     """Return the cosines and sines of RoPE's angles, float32 [frames, rows * columns, head_dim / 2]."""
     time_dim, row_dim, column_dim = rope_split(head_dim)
     grid = torch.meshgrid(
-        torch.arange(frames.start, frames.stop, dtype=torch.float64),
+        torch.arange(frames.start, frames.stop, frames.step, dtype=torch.float64),
         torch.arange(rows, dtype=torch.float64),
         torch.arange(columns, dtype=torch.float64),
         indexing="ij",

@@ -1,0 +1,1 @@
+"""The transformer of ABot-World, its sampler and its rolling cache."""
