@@ -252,7 +252,7 @@ def test_timings_have_the_parts_of_a_single_env_s() -> None:
 # Made by Gymnasium
 
 
-@pytest.mark.parametrize("id", ["Tiny", "Wan5B", "Testcard", "Scene", "Reach"])
+@pytest.mark.parametrize("id", ["Tiny", "Wan5B", "Testcard", "Scene", "Reach", "Collect"])
 def test_make_vec_makes_one_of_every_registered_id(id: str) -> None:
     # Warnings are errors in these tests. Not the default observation: the bounds of Wan5B's take seconds to fill.
     env = gymnasium.make_vec(f"WorldPlay/{id}-v0", num_envs=2, observation="last", size=(16, 16))
