@@ -60,8 +60,8 @@ def film_episode(
             if beside_goal:
                 frames = np.concatenate([frames, np.broadcast_to(obs["goal"], frames.shape)], axis=2)
             film.write(frames)
-            reached = ", reached the goal" if terminated else ""
-            print(f"step {step}: {describe(action, info)}{reached}")
+            achieved = ", achieved the task" if terminated else ""
+            print(f"step {step}: {describe(action, info)}{achieved}")
             if terminated or truncated:
                 break
     env.close()

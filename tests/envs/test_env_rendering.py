@@ -148,6 +148,16 @@ def test_a_task_s_window_shows_the_goal_and_says_how_the_episode_stands(
     env.close()
 
 
+def test_a_task_without_a_picture_has_its_line_below_the_video() -> None:
+    env = bare(render_mode="human", observation="last", task="collect", size=(24, 40))
+    observation, _ = env.reset(seed=0)
+    window = on_screen()
+    assert window.shape == (24 * 16 + LINE, 640, 3)
+    np.testing.assert_array_equal(window[:-LINE], observation["observation"].repeat(16, axis=0).repeat(16, axis=1))
+    assert window[-LINE:].max() > 200
+    env.close()
+
+
 @pytest.mark.parametrize("variables", [{}, {"SDL_VIDEODRIVER": "no-such-driver"}, {"DISPLAY": ":987"}])
 def test_without_a_display_a_reset_says_so_and_leaves_the_env_as_it_was(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch

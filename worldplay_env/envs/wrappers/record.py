@@ -16,11 +16,11 @@ from worldplay_env.envs.wrappers.episode_films import EpisodeFilms, EpisodeTrigg
 
 
 class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Films episodes with every frame of each chunk, where Gymnasium's `RecordVideo` would keep one of sixteen.
+    """Records episodes with every frame of each chunk; Gymnasium's `RecordVideo` keeps one in sixteen.
 
-    `FOLDER/PREFIX-episode-N.mp4` is encoded as the frames are made, and gets its name when it is complete: when its
-    episode ends, at the next `reset`, at `close`, or, if that is never called, when the wrapper is let go of or the
-    program ends. A step that raises leaves the film as it was. Older films of the same names are replaced.
+    `FOLDER/PREFIX-episode-N.mp4` is encoded chunk by chunk and gets its name once it is complete: at the end of the
+    episode, at the next `reset`, at `close`, or else when the wrapper is deleted or the program ends. A step that
+    raises leaves the film unchanged. Films replace older ones of the same name.
 
     Args:
         env: With `observation="chunk"`, whose frames are filmed as they are observed; any other is filmed with
@@ -102,7 +102,7 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
 
 
 class RecordVectorChunks(VectorWrapper[Any, Any, Any, Any, Any], RecordConstructorArgs):
-    """Films rows of a vector env as `RecordChunks` films an env, whatever its autoreset mode; no frame is lost.
+    """Records rows of a vector env, with every frame, in any autoreset mode; see `RecordChunks`.
 
     Films are `FOLDER/PREFIX-env-ROW-episode-N.mp4`; N counts the row's own episodes.
 
