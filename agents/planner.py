@@ -1,8 +1,8 @@
-"""An agent that imagines where actions would lead, and takes the first of those that come nearest to the goal's view.
+"""A planning agent: it imagines sequences of actions and takes the first action of the best one.
 
 Before every step it forks the world and searches sequences of actions by the cross-entropy method (Rubinstein 1999;
 as a planner in Chua et al. 2018, arXiv 1805.12114): draw sequences, imagine them all in one batch, keep the best,
-draw more like them. It then acts, sees what came of it, and searches anew. It knows the goal's picture and no pose.
+draw more like them. It then acts and searches again from the result. It knows the goal's picture and no pose.
 
     python agents/planner.py --world testcard
 """
@@ -65,8 +65,8 @@ class PlannerAgent:
     Latents are compared in a world that has an autoencoder, or where the env shows latents: the goal is the picture
     as the world encodes it, or the latent frame that is shown. In other worlds small pictures are compared.
 
-    Plans are imagined with other noise than the world will go on with, which nobody can know; all plans of one search
-    with the same, so that they differ by their actions alone.
+    Plans are imagined with noise of their own, since the world's future noise is unknown. All plans of one search
+    share it, so that they differ by their actions alone.
 
     Args:
         env: An env or vector env with `task="reach"` and one action a chunk, whose pictures are not channel first.
@@ -149,7 +149,7 @@ class PlannerAgent:
 
 
 class Imagination:
-    """Where plans lead to from N rollouts, and how far from the goal that looks; nothing is imagined twice.
+    """Imagined plans from N rollouts, with the distances of their views to the goal; results are cached.
 
     Args:
         world: Of the rollouts.

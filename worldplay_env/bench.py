@@ -1,4 +1,4 @@
-"""How fast a world model makes chunks, and against what limit: `python -m worldplay_env.bench`.
+"""Time the parts of a world model's chunks against the hardware's limits: `python -m worldplay_env.bench`.
 
 It measures the parts of one chunk of rollouts of a given age, again and again from the same past, and sets them
 beside the operations that they take and the rate that the device reaches on a plain matrix product in the same run.
@@ -255,7 +255,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code: 0, 2 for what was asked for, 1 for what went wrong."""
+    """Run the program; return its exit code: 0, 2 for wrong arguments, 1 for other errors."""
     args = tyro.cli(Args, prog="python -m worldplay_env.bench", args=arguments)
     try:
         _check(args)

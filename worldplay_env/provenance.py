@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Return the versions of what a run's numbers depend on, and the name of the device."""
+    """Return the versions of this package and of its main dependencies, and the name of the device."""
     import torch
 
     return {
@@ -31,7 +31,7 @@ def versions(device: torch.device) -> dict[str, str]:
 
 
 def world_facts(world: World) -> dict[str, Any]:
-    """Return which world made a run, and where it ran."""
+    """Return a world's name, weights, picture size and device."""
     return {
         "name": world.name,
         "weights": world.weights,
@@ -41,7 +41,7 @@ def world_facts(world: World) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a device calls itself, such as "NVIDIA H100 80GB HBM3" or "AMD EPYC 9354, 2 threads"."""
+    """Return a device's name, such as "NVIDIA H100 80GB HBM3" or "AMD EPYC 9354, 2 threads"."""
     import torch
 
     if device.type == "cuda":
@@ -50,7 +50,7 @@ def device_name(device: torch.device) -> str:
 
 
 def processor_name() -> str:
-    """Return what the CPU calls itself, where the system tells; else its architecture."""
+    """Return the CPU's model name, or its architecture where the system gives no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -60,5 +60,5 @@ def processor_name() -> str:
 
 
 def load_average() -> float | None:
-    """Return how many processes have wanted a core, on average over the last minute; None where none tells."""
+    """Return the load average of the last minute; None where the system gives none."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

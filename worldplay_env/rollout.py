@@ -72,7 +72,7 @@ def chunk_controls(trajectory: Trajectory) -> list[Control]:
 
 
 def frame_count(trajectory: Trajectory) -> int:
-    """Return how many images a trajectory's film has: one for the start and four for every motion."""
+    """Return the number of images of a trajectory's film: one for the start and four for every motion."""
     return 1 + FRAMES_PER_LATENT * (len(trajectory) - 1)
 
 
@@ -113,7 +113,7 @@ def film_path(out: Path | None, world: str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code: 0, 2 for what was asked for, 1 for what went wrong, 130 for Ctrl-C."""
+    """Run the program; return its exit code: 0, 2 for wrong arguments, 1 for other errors, 130 for Ctrl-C."""
     args = tyro.cli(Args, prog="python -m worldplay_env.rollout", args=arguments)
     try:
         if args.seed < 0:

@@ -9,7 +9,7 @@ SPINS = 1000
 """Rounds that a waiting thread spins before it sleeps: some microseconds. Libgomp's own 300,000 keep a core busy for
 about a millisecond, which on a machine that does something else is taken from the thread that is waited for."""
 CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-"""Variables by which a user decides it; if one of them is set, all stays as it is."""
+"""The user's own settings; if one of these variables is set, nothing is changed."""
 
 
 def bound_spinning(environment: MutableMapping[str, str] = os.environ) -> None:

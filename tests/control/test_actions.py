@@ -23,6 +23,7 @@ from worldplay_env.control.actions import (
     label_of_keys,
     labels_of,
     motion_of,
+    opposite_labels,
     split_label,
 )
 from worldplay_env.control.camera import SPEED, TURN, Motion, integrate
@@ -234,3 +235,11 @@ def test_opposite_keys_cancel_and_order_and_repeats_do_not_matter(held: set[str]
 def test_an_unknown_key_is_named(key: object) -> None:
     with pytest.raises(ValueError, match=f"unknown key {key!r}: known are w, s, a, d, up, down, left, right"):
         label_of_keys(["w", key])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("label", [0, *range(1, 9), *range(9, 81, 9)])
+def test_the_opposite_of_an_action_that_moves_or_turns_leads_back(label: int) -> None:
+    there = integrate(np.eye(4), [motion_of(label), motion_of(int(opposite_labels(np.array(label))))])
+    if label % 9 < 5:  # two turns at once are undone in reverse order
+        np.testing.assert_allclose(there[-1], np.eye(4), atol=1e-12)
+    assert opposite_labels(opposite_labels(np.array(label))) == label

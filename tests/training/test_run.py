@@ -265,7 +265,7 @@ def test_reports_are_due_every_so_many_minutes(
 
 def test_a_run_that_moved_says_on_which_machines_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for machine in ("one", "one", "another"):
-        monkeypatch.setattr("worldplay_env.training.run.hardware", lambda device, machine=machine: machine)
+        monkeypatch.setattr("worldplay_env.training.run.device_name", lambda device, machine=machine: machine)
         run = line_run(tmp_path, 1)
     assert run.notes["hardware"] == "one, then another"
 

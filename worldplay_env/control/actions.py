@@ -67,6 +67,7 @@ _SIGNS_OF_KEY = {
 }
 # Indexed by both signs plus one.
 _CLASS_OF_SIGNS = np.array([[SIGNS.index((first, second)) for second in (-1, 0, 1)] for first in (-1, 0, 1)])
+_OPPOSITE_CLASS = np.array([SIGNS.index((-first, -second)) for first, second in SIGNS])
 
 
 def action_label(translation: int, rotation: int) -> int:
@@ -92,8 +93,14 @@ def split_label(label: int) -> tuple[int, int]:
     return divmod(operator.index(label), NUM_CLASSES)
 
 
+def opposite_labels(labels: np.ndarray) -> np.ndarray:
+    """Return the opposite of each label, int64 [...]: it undoes an action that either moves or turns."""
+    translation, rotation = np.divmod(labels, NUM_CLASSES)
+    return _OPPOSITE_CLASS[translation] * NUM_CLASSES + _OPPOSITE_CLASS[rotation]
+
+
 def action_name(label: int) -> str:
-    """Return what a label does, in words: "forward + yaw right", "stand still"."""
+    """Return a label's action in words: "forward + yaw right", "stand still"."""
     translation, rotation = split_label(label)
     parts = [TRANSLATIONS[translation]] * (translation > 0) + [ROTATIONS[rotation]] * (rotation > 0)
     return " + ".join(parts) or "stand still"
@@ -125,7 +132,7 @@ def keys_of(label: int) -> tuple[str, ...]:
 
 
 def labels_of(c2w: np.ndarray) -> np.ndarray:
-    """Return the label of each pose of a trajectory: what led to it from the pose before it, 0 for the first.
+    """Return the label of each pose of a trajectory: its motion from the pose before, 0 for the first.
 
     Labels come from the motion in the axes of the pose before; roll and vertical motion set none.
 

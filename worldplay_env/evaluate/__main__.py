@@ -41,7 +41,7 @@ class Args(WorldArgs):
     world: str = "tiny"
     """"tiny", "wan-5b", "testcard", "scene" (the truth itself), or a folder of weights."""
     seeds: str = f"{HELD_OUT_SEED}:{HELD_OUT_SEED + 64}"
-    """The scenes, A:B for A, A+1, ..., B-1; 900000 or more, which are never trained on."""
+    """The scenes, A:B for A, A+1, ..., B-1; held-out ones, 900000 or more."""
     quick: bool = False
     """The first 3 scenes alone, one of them for all actions and drift: a few minutes on a CPU."""
     out: Path | None = None
@@ -77,7 +77,7 @@ def read_seeds(text: str) -> range:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code: 0, 2 for what was asked for wrongly, 1 for what went wrong."""
+    """Run the program; return its exit code: 0, 2 for wrong arguments, 1 for other errors."""
     args = tyro.cli(Args, prog="python -m worldplay_env.evaluate", args=arguments)
     with ExitStack() as stack:
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldplay_env.control.actions import NUM_ACTIONS, SIGNS, action_label, split_label
+from worldplay_env.control.actions import NUM_ACTIONS, action_label, opposite_labels
 from worldplay_env.control.camera import rebase
 from worldplay_env.worlds.base import CHUNK_LATENTS, Control
 from worldplay_env.worlds.scene.build import Scene
@@ -67,8 +67,8 @@ def out_and_back(scene: Scene) -> Path:
     """Return a path of 16 chunks whose second half takes the first half's poses in reverse.
 
     The way out turns to one side for some 20 of its 31 latent frames (60 degrees) and moves in between, so that
-    what the starting picture shows goes out of sight and comes back. It is made of moves that do either alone: their
-    opposites lead back exactly.
+    the content of the starting picture goes out of sight and comes back. Each action either moves or turns: opposite
+    actions lead back exactly.
     """
     rng = np.random.default_rng((scene.seed, 3))
     yaw = int(rng.choice(_YAWS))
@@ -81,7 +81,7 @@ def out_and_back(scene: Scene) -> Path:
         length = min(int(rng.integers(2, 5)), left)
         candidates = [*rng.permutation(moves).astype(int), yaw] if moves else [yaw]
         _extend(scene, poses, labels, candidates, length)
-    back = [_opposite(label) for label in labels[:0:-1]]
+    back = opposite_labels(np.array(labels[:0:-1]))
     return Path(np.stack([*poses, *poses[::-1]]), np.array([*labels, 0, *back]))
 
 
@@ -112,9 +112,3 @@ def _extend(scene: Scene, poses: list[np.ndarray], labels: list[int], candidates
             labels.extend([label] * length)
             return
     raise AssertionError(f"no way on from a pose of scene {scene.seed}: turning aside must be a candidate")
-
-
-def _opposite(label: int) -> int:
-    """Return the action that undoes one that either moves or turns."""
-    translation, rotation = (SIGNS.index((-a, -b)) for a, b in (SIGNS[part] for part in split_label(label)))
-    return action_label(translation, rotation)

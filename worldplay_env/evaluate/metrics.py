@@ -1,4 +1,4 @@
-"""How alike two pictures are, over the pixels that count; and which pixels count.
+"""Similarity of two pictures over a mask of pixels, and the visibility masks.
 
 Masks are bool [F, H, W]; None counts every pixel. Pictures are uint8 [F, H, W, 3].
 """
@@ -65,7 +65,7 @@ def luminance(frames: Tensor) -> Tensor:
 
 
 def visible(depth: Tensor, relative: Tensor, other_depth: Tensor, intrinsics: np.ndarray) -> Tensor:
-    """Return which pixels show a surface point that another picture shows too, such as the starting picture.
+    """Return the mask of pixels whose surface point is visible in another picture too, such as the starting picture.
 
     Each pixel's point is projected into the other picture. It is visible there if it falls inside the picture and
     lies no more than 1 % behind the depth there (inverse depth, interpolated linearly, which is exact on planes). Sky
@@ -88,9 +88,9 @@ def visible(depth: Tensor, relative: Tensor, other_depth: Tensor, intrinsics: np
 
 
 def moved(picture: Tensor, depth: Tensor, relative: Tensor, intrinsics: np.ndarray) -> Tensor:
-    """Return what other cameras see, taken from one picture: exact geometry, cubic interpolation.
+    """Warp one picture to other cameras: exact geometry, cubic interpolation.
 
-    It is right only where `visible` holds; elsewhere a pixel shows what happens to lie there in the picture.
+    The result is right only where `visible` holds.
 
     Args:
         picture: uint8 [h, w, 3].

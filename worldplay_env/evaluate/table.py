@@ -1,4 +1,4 @@
-"""The figures of many scenes as one table: what was measured, what it must reach, met or missed."""
+"""The figures of many scenes as one table: measured value, target, met or missed."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _actions(results: Sequence[Result], part: str, what: str, least: float) -> R
 
 
 def _drift(results: Sequence[Result], measure: str) -> Row:
-    """Return how far the last frames of a minute are off the scene's own: the mean over scenes of |ratio - 1|."""
+    """Return the drift of the last frames of a minute: the mean over scenes of |ratio to the scene's own - 1|."""
     what = f"drift after 60 chunks, {measure}"
     least = f"within {DRIFT_TOLERANCE:.0%}"
     drifts = [result["drift"] for result in results if "drift" in result]
@@ -259,7 +259,7 @@ def course_of(results: Sequence[Result], measure: str) -> dict[str, list[float |
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """Return the table to print: the numbers, and below them what each must reach and what entered."""
+    """Return the table to print: the numbers, and below them the targets and the counts."""
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("", lambda row: row.what),
         ("figure", lambda row: row.figure),
@@ -282,7 +282,7 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def _notes(row: Row) -> str:
-    """Return what is to be known of a row, or "" if its numbers say all."""
+    """Return a row's remark, or ""."""
     counted = "" if row.frames is None else f"{row.frames} counted"
     parts = [
         row.note,

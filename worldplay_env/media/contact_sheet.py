@@ -13,7 +13,7 @@ from worldplay_env.media.files import replacing
 from worldplay_env.media.video import as_frames
 
 TILE_WIDTH = 320
-"""Pixels of a frame on a contact sheet: enough to see what is going on."""
+"""Pixels of a frame on a contact sheet."""
 
 
 class ContactSheet:

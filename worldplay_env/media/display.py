@@ -1,4 +1,4 @@
-"""The display that windows are opened on, and what all windows of the project look like from outside."""
+"""The display, and the title, class and icon of the project's windows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pygame
 
 NAME = "worldplay"
-"""The class of the windows, by which a desktop groups them and finds rules for them."""
+"""The class of the windows, for a desktop's grouping and rules."""
 ICON_SIZE = 64
 _NO_DISPLAYS = ("dummy", "offscreen")
 """What SDL falls back to without a word where there is no display."""
@@ -50,7 +50,7 @@ def open_display() -> None:
 
 
 def open_window(title: str, size: tuple[int, int], flags: int = 0) -> pygame.Surface:
-    """Open a window, or give the one that is open another size; return what is drawn on.
+    """Open a window or resize the open one; return its surface.
 
     Args:
         title: What its bar says.

@@ -51,7 +51,7 @@ def new_file(path: str | Path) -> Path:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise ValueError if what is at `path` is no regular file: to open a pipe would wait for ever."""
+    """Raise ValueError unless `path` is a regular file: opening a pipe would block for ever."""
     path = Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: no regular file")

@@ -1,4 +1,4 @@
-"""Pictures in: reading what a user hands over, fitting it to a world's size, and scaling frames on their way out."""
+"""Read untrusted pictures, fit them to a world's size, and scale output frames."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import torch
 
 ImageSource = str | Path | Image.Image | np.ndarray
-"""What `read_image` takes."""
+"""The sources of `read_image`."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """The only file formats that are decoded; of an animation, the first frame."""
 _MPO = "MPO"
-"""What PIL calls a JPEG file that holds further pictures, as cameras write it."""
+"""PIL's name of a JPEG file with several pictures, as cameras write it."""
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused from their header, before they are decoded."""
 

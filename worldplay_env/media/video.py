@@ -1,4 +1,4 @@
-"""Films: what a rollout, a recording or a played session leaves on disk.
+"""Video files of rollouts, recordings and played sessions.
 
 Frames go to the encoder as they come, so a film of any length costs the memory of one frame. Files appear under their
 name only when they are complete.
@@ -96,7 +96,7 @@ class _Encoder:
         return True
 
     def finish(self) -> str | None:
-        """Say that there are no more frames and wait; return what went wrong, if anything did."""
+        """End the input and wait for the encoder; return its error, if any."""
         self._process.communicate()
         with self._messages as messages:
             messages.seek(0)
@@ -190,12 +190,12 @@ class FilmWriter:
                 os.replace(self.partial, self.path)
 
     def interrupt(self) -> None:
-        """Finish what there is, playable, as `self.partial`, and leave an older film of this name alone."""
+        """Finish a playable file of the frames so far, `self.partial`; an older film of this name stays."""
         if self._open:
             self._finish()
 
     def discard(self) -> None:
-        """Give up the film and delete what there is of it; an older film of this name stays."""
+        """Delete the unfinished film; an older film of this name stays."""
         if self._open:
             self._open = False
             if self._encoder is not None:
@@ -216,7 +216,7 @@ class FilmWriter:
             self.discard()
 
     def _finish(self) -> None:
-        """End the encoder; what a failing one wrote stays as the partial film, and without a frame there is none."""
+        """End the encoder. After a failure the partial film stays; without a frame there is none."""
         self._open = False
         failure = self._encoder.finish() if self._encoder is not None else None
         if not self.frames or (failure and _is_empty(self.partial)):
@@ -226,7 +226,7 @@ class FilmWriter:
 
 
 def check_scale(scale: int | None) -> int | None:
-    """Return how many times a film is to be enlarged, None for as many as suit it, or raise ValueError."""
+    """Return a film's scale factor, None for an automatic one, or raise ValueError."""
     if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int) or not 1 <= scale <= MOST_SCALE):
         raise ValueError(f"the scale of a film is a whole number from 1 to {MOST_SCALE}, got {scale!r}")
     return scale

@@ -1,4 +1,4 @@
-"""`python -m worldplay_env.training STAGE`: what made the embedded world, and what is measured of it.
+"""`python -m worldplay_env.training STAGE`: train the embedded world and measure it.
 
 The stages in their order: autoencoder, transformer, distill, export. Each is resumed by the same command. What a
 later stage reads of an earlier one is small (`training.checkpoint` says which files), so that they may run on

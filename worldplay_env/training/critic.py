@@ -1,8 +1,7 @@
-"""A critic of single pictures, which tells made ones from true ones by their patches (Isola et al., 2017).
+"""A patch critic: it tells generated pictures from true ones (Isola et al., 2017).
 
-Distances to the truth, and scores of them, leave open what it is about a picture that shows it is a made one: edges a
-little soft, textures a little flat. A network that learns to tell says it. It is asked for in the last minutes alone,
-with a small weight, since it knows nothing of what the picture should show. Nothing of it is exported.
+Distances to the true video say little about soft edges and flat textures; a trained critic detects them. It is used
+in the last minutes alone and with a small weight, because it does not know the picture's content. It is not exported.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch.func import functional_call
 
 _WIDTHS = (48, 96, 192)
 _DRIFT = 1e-3
-"""Weight of the squared verdicts, which keeps them from growing without end."""
+"""Weight of the squared verdicts, to keep them bounded."""
 
 
 class Critic(nn.Module):
-    """Three convolutions of stride 2, whose verdicts are of patches of 22 x 22 pixels: above 0 for true ones."""
+    """Three convolutions of stride 2; the verdicts on patches of 22 x 22 pixels are above 0 for true pictures."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ class Critic(nn.Module):
 
 
 def losses(critic: Critic, made: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what makers are to lower, whose gradient passes by the critic's parameters, and what the critic is.
+    """Return the generator's loss, without gradients for the critic's parameters, and the critic's loss.
 
     Args:
         critic: In training.

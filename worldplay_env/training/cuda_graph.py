@@ -21,7 +21,7 @@ Inputs = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class _Recording:
-    """The function for one shape of its inputs: `inputs` is where it reads, `outputs` what it writes."""
+    """The graph of one shape of inputs, with its static `inputs` and `outputs`."""
 
     graph: torch.cuda.CUDAGraph
     inputs: Inputs
@@ -72,7 +72,7 @@ class Recorded:
         return self._recordings[key].replay(inputs)
 
     def _record(self, inputs: Inputs) -> _Recording:
-        """Record the function, which computes nothing yet."""
+        """Capture the function without executing it."""
         own: Inputs = tree_map(torch.clone, inputs)
         graph = torch.cuda.CUDAGraph()
         # Of this thread alone: the one that watches over several devices' communication may query events meanwhile.

@@ -1,7 +1,7 @@
-"""Depth, which the networks are asked for while they are trained: a picture can only be moved by who knows it.
+"""Depth as an auxiliary training target: moving a picture by the camera takes its depth.
 
 Linear heads read it from latents and from hidden tokens, as the logarithm of inverse depth in a grid of 2 x 2 cells a
-latent pixel. They are no part of the world: the export leaves them out.
+latent pixel. The export leaves them out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 CELLS = 2
 """Depth values along a side of a latent pixel."""
 FARTHEST = 32.0
-"""Depth, in units, from which on all counts as equally far; the sky too."""
+"""Depth in units; farther surfaces and the sky count as this far."""
 NEAREST = 0.1
 _BEND = 0.2
 """Error of the logarithm up to which the loss is quadratic."""

@@ -114,7 +114,7 @@ class Rollouts:
         )
 
     def commit(self, made: Tensor) -> None:
-        """Add what was made, [b, C, 4, h, w]."""
+        """Add generated latents [b, C, 4, h, w]."""
         first = self.chunk * CHUNK_LATENTS
         self._history[:, first : first + CHUNK_LATENTS] = made.detach().transpose(1, 2).half()
         self.chunk += 1

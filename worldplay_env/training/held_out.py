@@ -83,7 +83,7 @@ def roll_out(
 
 @torch.no_grad()
 def read_depth(networks: Networks, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> float:
-    """Return how far the depth is off that is read from the tokens of chunks with a true past, at the first step.
+    """Return the error of the depth read from the tokens of chunks with a true past, at the first step.
 
     The root mean square error of the logarithm, over what the past shows of chunks 1 to `chunks` - 1 of all paths.
     """
@@ -150,7 +150,7 @@ def power(frames: Tensor, counts: Tensor) -> float:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out rollouts and what was measured of them.
+    """Held-out rollouts and their measures.
 
     Attributes:
         figures: By the names in `FIGURES`.

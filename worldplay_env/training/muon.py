@@ -70,14 +70,14 @@ class Optimiser:
                 parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a step depends on besides parameters and gradients, by name; empty before the first step."""
+        """Return the optimiser's state by name: momenta and AdamW's moments; empty before the first step."""
         found = {f"momentum.{index}": value for index, value in enumerate(self._momenta) if value is not None}
         for index, values in self._others.state_dict()["state"].items():
             found |= {f"adamw.{index}.{name}": value for name, value in values.items()}
         return found
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` returned, for parameters of the same names and shapes."""
+        """Restore a `state`, for parameters of the same names and shapes."""
         adamw: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for name, value in state.items():
             kind, index, *key = name.split(".")
@@ -89,7 +89,7 @@ class Optimiser:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return what is nearest to matrices [n, rows, columns] with singular values near 1, in bfloat16.
+    """Return the nearest matrices [n, rows, columns] with singular values near 1, in bfloat16.
 
     By the quintic Newton-Schulz iteration of Muon, which leaves singular values between about 0.7 and 1.2.
     """

@@ -174,7 +174,7 @@ def remember(
 
 
 def without_prompts(tokens: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
-    """Return token ids and mask [b, text_len] in which some prompts, bool [b], are empty."""
+    """Return token ids and mask [b, text_len] with some prompts, bool [b], emptied."""
     empty = torch.zeros_like(tokens)
     empty[:, 0] = 1
     return torch.where(dropped[:, None], END_TOKEN * empty, tokens), torch.where(dropped[:, None], empty, mask)

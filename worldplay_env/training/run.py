@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from worldplay_env.provenance import device_name
 from worldplay_env.training import checkpoint
 from worldplay_env.training.cuda_graph import Function, Recorded
 from worldplay_env.training.muon import Optimiser
@@ -53,7 +54,7 @@ class RunOptions:
     warmup: int = 100
     """Steps from a learning rate of nearly 0, at the start and after resuming."""
     ema: float = 0.999
-    """Decay a step of the parameters' moving average, which is what is exported."""
+    """Decay a step of the parameters' moving average; the average is exported."""
     device: str | None = None
     """A torch device; by default "cuda" where there is one."""
     seed: int = 0
@@ -100,7 +101,7 @@ class Run(Generic[Module]):
             else:
                 self._warm_from = self.step
         self.notes |= {"seed": options.seed, "torch": str(torch.__version__)}
-        self.note_then("hardware", hardware(self.device))
+        self.note_then("hardware", device_name(self.device))
         self.notes["commands"] = [*self.notes.get("commands", []), command(options)]
         self._first_step = self.step
         self._reported = -1
@@ -156,7 +157,7 @@ class Run(Generic[Module]):
         return self.is_first and self._reported != self.step
 
     def seconds_left(self) -> float:
-        """Return how much of this call's time is left, without that of the last report, as far as it is known."""
+        """Return the rest of this call's time, less the expected time of the last report."""
         if self._reporting is not None:  # the step after a report begins
             self._report_seconds = time.monotonic() - self._reporting
             self._reporting = None
@@ -168,7 +169,7 @@ class Run(Generic[Module]):
         return lambda: time.monotonic() < until
 
     def tell(self, what: str) -> None:
-        """Print what is being done now, and how long this call has taken, in the first process."""
+        """Print the current activity and the time since the start of this call, in the first process."""
         if self.is_first:
             print(f"{(time.monotonic() - self._began) / 60:6.2f} min  {what}", flush=True)
 
@@ -244,7 +245,7 @@ class Run(Generic[Module]):
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def _average(self, averages: Any, now: Any, _: Any) -> None:
-        """Move the averages towards the parameters; faster at first, while those are far from what they will be."""
+        """Move the averages towards the parameters; faster at first."""
         decay = min(self.options.ema, (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(averages, now, 1 - decay)
 
@@ -303,7 +304,7 @@ class Run(Generic[Module]):
 
 
 class Stopwatch:
-    """Where the time of training steps goes: on a GPU by events in its queue, which nobody waits for."""
+    """Timings of the parts of training steps: on a GPU by events, without synchronisation."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -344,15 +345,8 @@ def command(options: Any) -> str:
     return " ".join(words)
 
 
-def hardware(device: torch.device) -> str:
-    """Return what a device is, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads of a CPU"
-
-
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """Return what networks compute in while they are trained: bfloat16 on a GPU."""
+    """Return the training dtype: bfloat16 on a GPU, float32 elsewhere."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 

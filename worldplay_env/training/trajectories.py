@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from worldplay_env.control.actions import NUM_ACTIONS, NUM_CLASSES, SIGNS
+from worldplay_env.control.actions import NUM_ACTIONS, NUM_CLASSES, opposite_labels
 from worldplay_env.control.camera import view_matrices
 from worldplay_env.models.worldplay import memory
 from worldplay_env.training.scene_clips import SceneClips, held_labels
@@ -21,8 +21,6 @@ from worldplay_env.worlds.scene.build import Scene
 
 _SINGLE_MOVES = (1, 2, 3, 4, NUM_CLASSES, 2 * NUM_CLASSES, 3 * NUM_CLASSES, 4 * NUM_CLASSES)
 """Labels with one key down: the four turns, then the four translations."""
-_OPPOSITE = np.array([SIGNS.index((-first, -second)) for first, second in SIGNS])
-"""The class 0..8 that undoes a class."""
 _TRIES = 4
 """Paths that are tried in a scene; the one that walls stop least is kept."""
 _SHARD = 64
@@ -30,7 +28,7 @@ _SHARD = 64
 
 
 def memory_length(chunk: int) -> int:
-    """Return how many latent frames a chunk sees: 0, 4, 8, 12 or 16."""
+    """Return the length of a chunk's memory in latent frames: 0, 4, 8, 12 or 16."""
     return min(chunk * CHUNK_LATENTS, memory.MEMORY)
 
 
@@ -89,9 +87,8 @@ def path_labels(rng: np.random.Generator, count: int, steps: int, tries: int = 1
 
 
 def undo(labels: np.ndarray) -> np.ndarray:
-    """Return the labels that lead back along labels [n]: the opposite ones, last first."""
-    translation, rotation = np.divmod(labels[::-1], NUM_CLASSES)
-    return _OPPOSITE[translation] * NUM_CLASSES + _OPPOSITE[rotation]
+    """Return the way back along labels [n]: the opposite labels in reverse order."""
+    return opposite_labels(labels[::-1])
 
 
 def _held(rng: np.random.Generator) -> int:

@@ -20,14 +20,14 @@ PROGRAM = "python -m worldplay_env.weights"
 
 @dataclass(frozen=True)
 class Fetch:
-    """Download what a world needs, check it, and say where it lies; what is there already is not fetched again."""
+    """Download a world's missing files, check all of them and print their folder."""
 
     world: Annotated[str, tyro.conf.Positional] = "wan-5b"
     """The world's name."""
     revision: str | None = None
     """The hub's commit, tag or branch of the transformer; by default the commit that this version was written for."""
     accept_license: bool = False
-    """Agree to the licence of the transformer's weights; without it, the error says which that is."""
+    """Accept the licence of the transformer's weights; the error without it names the licence."""
 
     def run(self) -> None:
         """Fetch the files and print their places."""
@@ -58,7 +58,7 @@ class Convert:
     """Of the tensors; by default each one's own, and bfloat16 for numbers of 8 bits."""
 
     def run(self) -> None:
-        """Write the file and say what is in it."""
+        """Write the file and print its contents."""
         import torch
 
         from worldplay_env.weights.convert import convert
@@ -69,7 +69,7 @@ class Convert:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code: 0, or 2 for what was asked for."""
+    """Run the program; return its exit code: 0, or 2 for wrong arguments."""
     commands = {"fetch": Fetch, "convert": Convert}
     chosen = tyro.extras.subcommand_cli_from_dict(
         commands,  # type: ignore[arg-type]

@@ -132,7 +132,7 @@ def load_text_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """Return the UMT5 encoder, filled and in eval mode; raises what `load_transformer` raises.
+    """Return the UMT5 encoder, filled and in eval mode; raises as `load_transformer`.
 
     In place of float16, whose range its feed-forward layers leave, it computes in bfloat16.
     """

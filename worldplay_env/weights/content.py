@@ -1,4 +1,4 @@
-"""What tells weights from others: a digest of their content, whatever the files are called and wherever they lie."""
+"""Identify weights by a digest of their content, independent of file names and folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _known: dict[tuple[str, int, int, int, int, int], str] = {}
 
 
 def hub_blob(path: Path) -> str | None:
-    """Return the name of a file of the hub's cache, which is its hash as the hub gives it; None for other files."""
+    """Return the hash that names a file in the hub's cache; None for other files."""
     blob = path.resolve()
     return blob.name if blob.parent.name == "blobs" and blob.parents[1].name.startswith("models--") else None
 
@@ -54,7 +54,7 @@ def file_sha256(path: Path, *, trust_name: bool = True) -> str:
 
 
 def remembered(paths: Iterable[Path]) -> Callable[[], bool]:
-    """Return what tells whether files still have the content that they have now."""
+    """Return a function that checks that files still have their present content."""
     known = {path: file_sha256(path) for path in paths}
 
     def unchanged() -> bool:

@@ -77,7 +77,7 @@ def convert(source: Path, out: Path, world: str = "wan-5b", dtype: torch.dtype |
 
 
 def _networks(config: WorldConfig) -> dict[str, tuple[Callable[[], nn.Module], Callable[[str], str]]]:
-    """Return how each network is made, and what its parameters are called in a file."""
+    """Return each network's constructor and the translation of its parameter names to those of a file."""
     return {
         "transformer": (functools.partial(Transformer, config.transformer), upstream_name),
         "autoencoder": (functools.partial(Autoencoder, config.autoencoder), str),
@@ -86,7 +86,7 @@ def _networks(config: WorldConfig) -> dict[str, tuple[Callable[[], nn.Module], C
 
 
 def _network_of(names: set[str]) -> str:
-    """Return which network the names are most like; whether they are its names is for `match_entries` to say."""
+    """Return the network of the most similar parameter names; `match_entries` checks them."""
     if any(name.startswith(_TEXT_SIGNS) for name in names):
         return "text encoder"
     return "autoencoder" if any(name.startswith(_AUTOENCODER_SIGNS) for name in names) else "transformer"

@@ -1,7 +1,7 @@
-"""Named tensors in files: what is there and of which shape is known before anything is read; then one by one.
+"""Named tensors in files: names and shapes first, then the tensors one by one.
 
-Reads safetensors, alone or in shards, and pickles (spec section 9). No pickle is ever read that holds more than
-tensors and plain containers.
+Reads safetensors, alone or in shards, and pickles (spec section 9). Pickles that hold more than
+tensors and plain containers are refused.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _weight_files_in(folder: Path) -> list[Path]:
 
 
 def _whole_set(folder: Path, found: list[Path]) -> list[Path]:
-    """Return shards without an index, whose names tell how many there are, if all of them are there."""
+    """Return the shards of a checkpoint without an index, if their numbered names are complete."""
     sets = {(match["stem"], int(match["count"])) for file in found if (match := _SHARD.fullmatch(file.name))}
     if len(sets) > 1:
         names = ", ".join(f"{stem} of {count}" for stem, count in sorted(sets))
@@ -108,7 +108,7 @@ def _whole_set(folder: Path, found: list[Path]) -> list[Path]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raise CheckpointError if a file is what git-LFS leaves in place of one that it has not fetched."""
+    """Raise CheckpointError if a file is a git-LFS pointer in place of the content."""
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The two ways in which the weights of a whole world lie in a folder, and its configuration.
+"""The two folder layouts of a world's weights, and its configuration.
 
 Compact, as this project exports them:
 

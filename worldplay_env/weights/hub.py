@@ -16,7 +16,7 @@ from worldplay_env.weights.repositories import WAN, WORLDPLAY, RemoteFile, Repos
 
 
 class DownloadError(RuntimeError):
-    """Weights could not be downloaded; the message says what to fetch by hand, and where to put it."""
+    """Weights could not be downloaded; the message lists the files to fetch by hand and their folder."""
 
 
 class LicenseError(PermissionError):
@@ -32,7 +32,7 @@ LICENSE_NOTICE = (
 
 
 def resolve(name: str | Path, revision: str | None = None, accept_license: bool = False) -> WeightFiles:
-    """Return the local files of a world's weights, after downloading what is not there yet.
+    """Return the local files of a world's weights, after downloading the missing ones.
 
     Args:
         name: "wan-5b", or a folder (its layouts: `weights.folder`).
@@ -92,7 +92,7 @@ def _cached(repository: Repository) -> Path | None:
 
 
 def _download(repository: Repository, lacking: dict[Repository, list[RemoteFile]]) -> Path:
-    """Download what is lacking of a repository and return its folder, whole and with the right hashes."""
+    """Download the missing files of a repository, check all hashes and return its folder."""
     try:
         folder = _snapshot(repository, local_files_only=False)
         for file in repository.lacking(folder):

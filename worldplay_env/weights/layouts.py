@@ -1,8 +1,8 @@
-"""Recognises how a checkpoint was saved, by the names in it, and gives its tensors the names that are loaded here.
+"""Recognise a checkpoint's layout by its tensor names, and translate these to the names of this package.
 
-Known are: the names of diffusers and transformers, which everything is brought to; the original Wan code's; the
-prefixes of ComfyUI and of training wrappers; numbers of 8 bits, with scales or without. What a file is called does
-not matter. Nothing is guessed about what is missing: loading is as strict as for any other file.
+Known layouts: the names of diffusers and transformers, which are the target of the translation; those of the original
+Wan code; the prefixes of ComfyUI and of training wrappers; 8-bit numbers with or without scales. The name of a file
+does not matter. Missing tensors are never guessed: loading is as strict as for any other file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PREFIXES = ("generator.", "model.diffusion_model.", "diffusion_model.", "model.
 """What whole checkpoints are kept under, one after the other; the longer ones first."""
 _COMFY = ("model.diffusion_model.", "diffusion_model.")
 _CONTAINERS = ("generator", "generator_ema", "gen_model", "state_dict", "model_state_dict", "model", "module")
-"""The keys of a pickle under which the tensors may lie, the most telling ones first."""
+"""The keys of a pickle that may hold the tensors, in the order of preference."""
 
 _SCALES = (".scale_weight", ".weight_scale")
 _WITHOUT_USE = (".scale_input", ".input_scale", ".comfy_quant")
@@ -112,7 +112,7 @@ _WAN_NAMES = (
 
 
 def strip_prefixes(name: str) -> str:
-    """Remove from a tensor's name what training wrappers and ComfyUI put before it, and into it (spec section 9)."""
+    """Remove the prefixes and infixes of training wrappers and ComfyUI from a tensor's name (spec section 9)."""
     name = _WRAPPERS.sub("", name)
     while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
         name = _WRAPPERS.sub("", name[len(prefix) :])
@@ -120,7 +120,7 @@ def strip_prefixes(name: str) -> str:
 
 
 def tensors_of(container: Any, place: str) -> Mapping[str, Tensor]:
-    """Return the tensors of an unpickled checkpoint: the mapping itself, or what lies under one of the known keys.
+    """Return the tensors of an unpickled checkpoint: the mapping itself, or the value of a known key.
 
     Raises:
         CheckpointError: It holds none.
@@ -169,7 +169,7 @@ def arranged(found: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
 
 
 def _with_scales(entries: dict[str, Entry]) -> tuple[dict[str, Entry], bool]:
-    """Return the weights with the scales beside them, and whether there are any; what is neither is left out."""
+    """Return the weights with their scales, and whether there are scales; other tensors are left out."""
     weights: dict[str, Entry] = {}
     scales: dict[str, Entry] = {}
     for name, entry in entries.items():

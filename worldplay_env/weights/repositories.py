@@ -1,4 +1,4 @@
-"""What worlds need of the Hugging Face hub, file by file, at which commit, and whether it is there and whole."""
+"""The files of each world on the Hugging Face hub: repository, commit, size, hash, and their local check."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RemoteFile:
     about: str = ""
 
     def __str__(self) -> str:
-        """Return the path and how large the file is."""
+        """Return the file's path and size."""
         return f"{self.path} ({_in_words(self.size) if self.size is not None else self.about})"
 
 
@@ -78,7 +78,7 @@ class Repository:
 
 
 def damaged(file: RemoteFile, path: Path) -> str | None:
-    """Return what is wrong with a downloaded file; None if it has the hash that it should have, or none is known.
+    """Return the fault of a downloaded file; None if its hash is right or unknown.
 
     That is the one written down here; else the one that the hub's cache has named it by, which is SHA-256 for large
     files and git's SHA-1 for small ones.

@@ -24,7 +24,7 @@ class _Actor(OneProcess[Held]):
     """What runs in an actor. What it holds is made on demand: one that Ray restarted makes it anew."""
 
     def ready(self) -> None:
-        """Make what is held, and come back when it is there."""
+        """Make the held object; return when it is ready."""
         self.hold()
 
 
@@ -88,7 +88,7 @@ class Actors(Workers[Held]):
                 yield keys[index], result
 
     def close(self) -> None:
-        """End the actors, whatever they do, and the Ray that was started for them."""
+        """End the actors, busy or not, and the Ray that was started for them."""
         if self._owns_ray:
             ray.shutdown()
         else:
@@ -110,7 +110,7 @@ class Actors(Workers[Held]):
 
 
 def _fetch(reference: Any) -> tuple[Any, BaseException | None]:
-    """Return a result, or what its actor was lost by; raise what the work itself raised."""
+    """Return a result or the loss of its actor; raise the work's own errors."""
     try:
         # A copy: Ray's own arrays cannot be written, and keep its shared memory occupied as long as they live.
         return copy.deepcopy(ray.get(reference)), None

@@ -1,4 +1,4 @@
-"""Who does the work: what is asked of workers, and the one that is this process alone."""
+"""The interface of workers, and the worker that is this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Held = TypeVar("Held")
-"""What each worker makes once and keeps: a world, an env."""
+"""The object that each worker makes once and keeps: a world, an env."""
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
@@ -18,7 +18,7 @@ class WorkerLost(RuntimeError):  # noqa: N818 (what happened, in the words of th
 
 
 class Workers(ABC, Generic[Held]):
-    """Whoever does pieces of work; made by `opening.open_workers`."""
+    """A pool that does pieces of work; made by `opening.open_workers`."""
 
     @abstractmethod
     def stream(self, work: Callable[[Held, Key], Result], keys: Sequence[Key]) -> Iterator[tuple[Key, Result]]:
@@ -43,7 +43,7 @@ class OneProcess(Workers[Held]):
     """Does all the work in this process, in order.
 
     Args:
-        make: Makes what is held, when it is first needed.
+        make: Makes the held object, at the first use.
         threads: CPU threads that torch computes with during the work; by default as many as it does already.
     """
 
@@ -63,13 +63,13 @@ class OneProcess(Workers[Held]):
             return work(self.hold(), key)
 
     def hold(self) -> Held:
-        """Return what is held, made by the first call."""
+        """Return the held object; the first call makes it."""
         if not self._held:
             self._held.append(self._make())
         return self._held[0]
 
     def close(self) -> None:
-        """Let go of what is held, and close it if it has a `close`; the next work makes it anew."""
+        """Drop the held object, after calling its `close` if it has one; the next work makes a new one."""
         while self._held:
             getattr(self._held.pop(), "close", lambda: None)()
 

@@ -45,7 +45,7 @@ class RecordedEpisode:
     infos: dict[str, Any]
 
     def __len__(self) -> int:
-        """Return how many steps it has."""
+        """Return the number of steps."""
         return len(self.rewards)
 
     def arrays(self) -> dict[str, np.ndarray]:

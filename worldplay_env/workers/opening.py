@@ -54,7 +54,7 @@ def open_workers(
 
 
 def _has_ray(count: int) -> bool:
-    """Return whether Ray can be imported; if not, say what comes of it."""
+    """Return whether Ray can be imported; if not, log that one process does the work."""
     try:
         import ray  # noqa: F401
     except ImportError as error:
