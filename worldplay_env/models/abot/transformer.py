@@ -8,12 +8,10 @@ first block as many tokens as divide a latent frame and a slot both. So all bloc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from worldplay_env.models.abot.adapter import ActionAdapter
@@ -21,25 +19,22 @@ from worldplay_env.models.abot.attention import Positions, SelfAttention
 from worldplay_env.models.abot.config import AbotTransformerConfig
 from worldplay_env.models.abot.window import reference_times
 from worldplay_env.models.wan.attention import KeysValues, KeyValueCache, LayerCache
-from worldplay_env.models.wan.block import EAGER, Block, Execution
-from worldplay_env.models.wan.layers import Embedder, Linear, modulate, sinusoid
+from worldplay_env.models.wan.backbone import Backbone
+from worldplay_env.models.wan.block import Block, Execution
+from worldplay_env.models.wan.layers import Embedder, Linear, sinusoid
 from worldplay_env.models.wan.rotary import rope_table
 
 
-class AbotTransformer(nn.Module):
+class AbotTransformer(Backbone):
     """The velocity field: flow-matching velocities of a block, given its window, held keys and prompt.
 
     Args:
         config: Sizes.
-
-    Attributes:
-        execution: How the blocks are executed where a call does not say.
     """
 
     def __init__(self, config: AbotTransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.execution = EAGER
         dim, heads, patch = config.dim, config.num_attention_heads, config.patch_size
         self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel_size=patch, stride=patch)
         self.act_control_adapter = ActionAdapter(config.action_channels, config.adapter_downscale, dim, patch[1:])
@@ -52,32 +47,11 @@ class AbotTransformer(nn.Module):
         self.modulation_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.output_projection = Linear(dim, config.out_channels * math.prod(patch))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The parameters' dtype, in which all but the blocks computes."""
-        return self.patch_embedding.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The parameters' device."""
-        return self.patch_embedding.weight.device
-
     def new_cache(self, batch: int, rows: int) -> KeyValueCache:
         """Allocate a cache for `batch` worlds with room for `rows` tokens of references, window and block."""
         config = self.config
         shape = (batch, config.num_attention_heads, rows, config.attention_head_dim)
         return KeyValueCache(config.num_layers, shape, self.device, self.dtype)
-
-    def text_keys_values(self, prompt_embedding: Tensor, execution: Execution | None = None) -> list[KeysValues]:
-        """Return every block's keys and values of a prompt [batch, text tokens, text_dim]: made once a prompt."""
-        text = self.text_embedder(prompt_embedding.to(self.dtype))
-        text = text.to((execution or self.execution).dtype or self.dtype)
-        return [block.cross_attention.keys_values(text) for block in self.layers()]
-
-    def grid(self, latent_size: tuple[int, int]) -> tuple[int, int]:
-        """Return rows and columns of tokens of a latent frame of `latent_size` = (rows, columns)."""
-        _, rows, columns = self.config.patch_size
-        return latent_size[0] // rows, latent_size[1] // columns
 
     def rotation(self, times: range, latent_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return RoPE's cosines and sines at time positions, float32 [frames, tokens, head_dim / 2]."""
@@ -152,13 +126,13 @@ class AbotTransformer(nn.Module):
         run = execution or self.execution
         batch, frames = timesteps.shape
         embedding = self.embed_timesteps(timesteps)
-        modulation = self.modulation(embedding)
-        x = self.embed_patches(latents) + added.to(self.dtype)  # [b, f, n, dim]
+        modulation = self.modulation(embedding).unflatten(0, (batch, -1))  # [b, f, 6, dim]
+        x = self.embed_patches(latents).unflatten(0, (batch, -1)) + added.to(self.dtype)  # [b, f, n, dim]
         tokens, size = x.shape[2], positions.cos.shape[1]
         modulation = modulation.repeat_interleave(tokens // size, dim=1)
         x = x.flatten(1, 2).unflatten(1, (-1, size))
         if references is not None:
-            clean = self.modulation(self.embed_timesteps(timesteps.new_zeros(batch, 1)))
+            clean = self.modulation(self.embed_timesteps(timesteps.new_zeros(batch, 1)))[:, None]
             references = references.flatten(1, 2).unflatten(1, (-1, size))
             modulation = torch.cat([clean.expand(-1, references.shape[1], -1, -1), modulation], dim=1)
             x = torch.cat([references, x], dim=1)
@@ -170,28 +144,7 @@ class AbotTransformer(nn.Module):
         if hidden is not None:
             hidden.extend(state.unflatten(0, (batch, -1)).flatten(1, 2) for state in states)
         x = x.unflatten(0, (batch, -1)).flatten(1, 2)[:, -frames * tokens :].unflatten(1, (frames, -1)).flatten(0, 1)
-        table = self.modulation_table.float() + embedding.float().flatten(0, 1)[:, None]  # [b f, 2, dim]
-        shift, scale = table[:, :, None].unbind(1)
-        patches = self.output_projection(modulate(x, shift, scale, self.config.eps))
-        _, rows, columns = self.config.patch_size
-        return rearrange(
-            patches,
-            "(b f) (y x) (py px c) -> b c f (y py) (x px)",
-            b=batch,
-            y=latents.shape[3] // rows,
-            py=rows,
-            px=columns,
-        )
-
-    def layers(self) -> Iterable[Block]:
-        """Return the blocks, in the order in which tokens pass them."""
-        return cast(Iterable[Block], self.blocks)
-
-    def embed_patches(self, latents: Tensor) -> Tensor:
-        """Map latents [b, c, f, h, w] to tokens [b, f, n, dim]; the convolution is one product."""
-        _, rows, columns = self.config.patch_size
-        patches = rearrange(latents.to(self.dtype), "b c f (y py) (x px) -> b f (y x) (c py px)", py=rows, px=columns)
-        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        return self.head(x, embedding, latents.shape)
 
     def embed_references(self, latents: Tensor, given: Tensor) -> Tensor:
         """Return the tokens of reference slots, [batch, slots, tokens, dim].
@@ -200,12 +153,9 @@ class AbotTransformer(nn.Module):
             latents: [batch, slots, channels, rows, columns].
             given: bool [batch]. The tokens of references that are not given are zero.
         """
-        return self.embed_patches(latents.transpose(1, 2)) * given[:, None, None, None].to(self.dtype)
+        tokens = self.embed_patches(latents.transpose(1, 2)).unflatten(0, (len(latents), -1))
+        return tokens * given[:, None, None, None].to(self.dtype)
 
     def embed_timesteps(self, timesteps: Tensor) -> Tensor:
         """Return one vector a latent frame, [b, f, dim]."""
         return self.time_embedder(sinusoid(timesteps.double(), self.config.freq_dim).to(self.dtype))
-
-    def modulation(self, embedding: Tensor) -> Tensor:
-        """Return shift, scale and gate of attention and feed-forward, before each block's table: [b, f, 6, dim]."""
-        return self.modulation_projection(F.silu(embedding)).unflatten(-1, (6, -1))

@@ -8,25 +8,23 @@ latent frames, so that what is said once a frame (modulation, positions) broadca
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from worldplay_env.models.config import TransformerConfig
 from worldplay_env.models.wan.attention import KeysValues, KeyValueCache, LayerCache
-from worldplay_env.models.wan.block import Block, BlockNetwork, Execution
-from worldplay_env.models.wan.layers import Embedder, Linear, modulate, sinusoid
+from worldplay_env.models.wan.backbone import Backbone
+from worldplay_env.models.wan.block import Block, Execution
+from worldplay_env.models.wan.layers import Embedder, Linear, sinusoid
 from worldplay_env.models.wan.rotary import RopeTables
 from worldplay_env.models.worldplay import positional
 from worldplay_env.models.worldplay.attention import BRANCHES, SelfAttention
 from worldplay_env.models.worldplay.positional import Positions
 
 
-class Transformer(BlockNetwork):
+class Transformer(Backbone):
     """The velocity field of the world model: flow-matching velocities of a chunk, given memory, cameras and prompt.
 
     Args:
@@ -49,27 +47,11 @@ class Transformer(BlockNetwork):
         self.modulation_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.output_projection = Linear(dim, config.out_channels * math.prod(patch))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The parameters' dtype, in which all but the blocks computes."""
-        return self.patch_embedding.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The parameters' device."""
-        return self.patch_embedding.weight.device
-
     def new_cache(self, batch: int, rows: int) -> KeyValueCache:
         """Allocate a cache for `batch` worlds with room for `rows` tokens of memory and chunk together."""
         config = self.config
         shape = (batch, BRANCHES * config.num_attention_heads, rows, config.attention_head_dim)
         return KeyValueCache(config.num_layers, shape, self.device, self.dtype)
-
-    def text_keys_values(self, prompt_embedding: Tensor, execution: Execution | None = None) -> list[KeysValues]:
-        """Return every block's keys and values of a prompt [batch, text tokens, text_dim]: made once a prompt."""
-        text = self.text_embedder(prompt_embedding.to(self.dtype))
-        text = text.to((execution or self.execution).dtype or self.dtype)
-        return [block.cross_attention.keys_values(text) for block in self.layers()]
 
     def positions(
         self,
@@ -91,8 +73,7 @@ class Transformer(BlockNetwork):
             seen: bool [batch, frames of memory and call], which are attended to, at least one a row. None: all.
             rigid: See `positional.projections`.
         """
-        _, rows, columns = self.config.patch_size
-        grid = latent_size[0] // rows, latent_size[1] // columns
+        grid = self.grid(latent_size)
         cos, sin = (table.repeat(len(viewmats), 1, 1) for table in self.rope_tables(frames, *grid, viewmats.device))
         projection, inverse = positional.projections(viewmats, K, rigid=rigid)
         if seen is not None:
@@ -134,18 +115,7 @@ class Transformer(BlockNetwork):
             x = block(x, modulation, positions, prompt, layer, run)
             if hidden is not None:
                 hidden.append(x)
-        table = self.modulation_table.float() + embedding.float().flatten(0, 1)[:, None]  # [M, 2, dim]
-        shift, scale = table[:, :, None].unbind(1)
-        patches = self.output_projection(modulate(x, shift, scale, self.config.eps))
-        _, rows, columns = self.config.patch_size
-        return rearrange(
-            patches,
-            "(b f) (y x) (py px c) -> b c f (y py) (x px)",
-            b=len(latents),
-            y=latents.shape[3] // rows,
-            py=rows,
-            px=columns,
-        )
+        return self.head(x, embedding, latents.shape)
 
     def prefill(
         self,
@@ -174,24 +144,8 @@ class Transformer(BlockNetwork):
                 hidden.append(x)
         last.prefill_last(x, modulation, positions, cache[-1], run)
 
-    def layers(self) -> Iterable[Block]:
-        """Return the blocks, in the order in which tokens pass them."""
-        return cast(Iterable[Block], self.blocks)
-
-    def embed_patches(self, latents: Tensor) -> Tensor:
-        """Map latents [b, c, f, h, w] to tokens [b f, n, dim]; the convolution is one product."""
-        _, rows, columns = self.config.patch_size
-        patches = rearrange(
-            latents.to(self.dtype), "b c f (y py) (x px) -> (b f) (y x) (c py px)", py=rows, px=columns
-        )
-        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-
     def embed_frames(self, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Return one vector a latent frame, of its timestep and its action label: [b, f, dim]."""
         frequencies = self.config.freq_dim
         time = self.time_embedder(sinusoid(timesteps, frequencies).to(self.dtype))
         return time + self.action_embedder(sinusoid(labels, frequencies).to(self.dtype))
-
-    def modulation(self, embedding: Tensor) -> Tensor:
-        """Return shift, scale and gate of attention and feed-forward, before each block's table: [b f, 6, dim]."""
-        return self.modulation_projection(F.silu(embedding)).unflatten(-1, (6, -1)).flatten(0, 1)
