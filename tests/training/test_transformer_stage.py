@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -140,6 +141,39 @@ def test_the_pieces_compute_what_the_model_computes(
         expected = transformer(x[index::draws], timesteps[index::draws], labels[1], positions, prompt, layers)
         error = (found[index::draws] - expected).norm() / expected.norm()
         assert error < tolerance
+
+
+def test_training_through_a_prefill_reaches_memory_and_parameters() -> None:
+    networks, paths = initialise(Networks(CONFIG), 1), small_paths(chunks=2)
+    batch = paths.take(torch.arange(2), torch.ones(2, dtype=torch.int64), 4)
+    remembered = batch.memory.requires_grad_()
+    fused = FusedTransformer(networks.transformer, torch.float32)
+    text = fused.text(networks.embed(paths.tokens, paths.mask))
+    known = torch.full((2, 4), sampler.KNOWN_TIMESTEP)
+    memory = fused.prefill(remembered, known, batch.labels[:, :4], batch.viewmats[:, :4], text)
+    x = torch.randn(4, *batch.clean.shape[1:], generator=torch.Generator().manual_seed(1))  # two draws of each chunk
+    velocity = fused.velocity(x, torch.full((4, 4), 960.0), batch.labels[:, 4:], batch.viewmats[:, 4:], text, memory)
+    velocity.square().sum().backward()
+    assert remembered.grad is not None
+    assert remembered.grad.abs().sum() > 0
+    assert [name for name, value in networks.transformer.named_parameters() if value.grad is None] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles for a CPU by a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own parts
+def test_a_compiled_transformer_computes_and_learns_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    paths, options = small_paths(2, 2), replace(OPTIONS, frames=48)
+    batch = draw(paths, options, np.random.default_rng(0), torch.Generator().manual_seed(0))
+    gradients = []
+    for compiled in ((), (48,)):
+        networks = initialise(Networks(CONFIG), 1)
+        fused = FusedTransformer(networks.transformer, torch.float32, compiled)
+        fused.warm_up(CONFIG.tokens_per_frame)
+        flow_losses(networks, fused, 0.1, batch)["loss"].backward()
+        gradients.append([parameter.grad for parameter in networks.transformer.parameters()])
+    assert "compiled for [48] frames" in capsys.readouterr().out
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 
 def test_draws_of_a_chunk_are_at_different_levels_of_the_sampler() -> None:

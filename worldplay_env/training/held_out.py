@@ -16,8 +16,10 @@ from torch import Tensor
 
 from worldplay_env.control.actions import NUM_CLASSES
 from worldplay_env.evaluate.metrics import luminance, psnr
+from worldplay_env.models.wan.attention import attend
 from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_uint8
 from worldplay_env.models.worldplay import sampler
+from worldplay_env.models.worldplay.attention import BRANCHES
 from worldplay_env.training import depth
 from worldplay_env.training.fused_transformer import FusedTransformer
 from worldplay_env.training.latent_dataset import LatentPaths
@@ -122,14 +124,17 @@ def attention_shares(networks: Networks, paths: LatentPaths, dtype: torch.dtype,
     A mean over paths, queries and heads at the first step, with the true past as memory.
     """
     height, width = paths.latents.shape[-2:]
-    tokens = networks.transformer.config.tokens_per_frame((height, width))
+    config = networks.transformer.config
+    tokens, heads = config.tokens_per_frame((height, width)), BRANCHES * config.num_attention_heads
     shares: list[Tensor] = []
 
-    def watched(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = torch.einsum("bqhd,bkhd->bhqk", q.float(), k.float()).mul_(q.shape[-1] ** -0.5).softmax(-1)
-        if k.shape[1] > q.shape[1]:  # not the prefill, which attends to itself
+    def watched(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
+        if q.shape[1] < heads:  # the text's
+            return attend(q, k, v, seen)
+        weights = torch.einsum("bhqd,bhkd->bhqk", q.float(), k.float()).mul_(q.shape[-1] ** -0.5).softmax(-1)
+        if k.shape[2] > q.shape[2]:  # not the prefill, which attends to itself
             shares.append(weights.mean((0, 1, 2)).unflatten(0, (-1, tokens)).sum(1))
-        return torch.einsum("bhqk,bkhd->bqhd", weights, v.float()).to(q.dtype)
+        return torch.einsum("bhqk,bhkd->bhqd", weights, v.float()).to(q.dtype)
 
     fused = FusedTransformer(networks.transformer, dtype, attention=watched)
     for rows in torch.arange(len(paths), device=paths.latents.device).split(_AT_ONCE):

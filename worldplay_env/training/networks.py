@@ -140,24 +140,16 @@ def denoise(
     clean = chunks.clean.repeat_interleave(len(noise) // len(chunks.clean), 0)
     known = torch.zeros(noise.shape[0], CHUNK_LATENTS, dtype=torch.bool, device=noise.device)
     known[:, 0] = memory is None
-    mask = known[:, None, :, None, None]
     length = chunks.memory.shape[2]
-    x = torch.where(mask, clean, noise)
-    predictions = []
-    for step, timestep in enumerate(sampler.TIMESTEPS):
-        timesteps = torch.where(known, sampler.KNOWN_TIMESTEP, timestep)
-        flow = fused.velocity(
-            x,
-            timesteps,
-            chunks.labels[:, length:],
-            chunks.viewmats[:, length:],
-            text,
-            memory,
-            None if step else hidden,
-        )
-        predictions.append(torch.where(mask, clean, x - sampler.SIGMAS[step] * flow))
-        x = torch.where(mask, x, sampler.euler_step(x, flow, step)).detach()
-    return predictions
+    labels, viewmats = chunks.labels[:, length:], chunks.viewmats[:, length:]
+    watched = [hidden]  # by the first step alone
+
+    def velocity(x: Tensor, timesteps: Tensor) -> Tensor:
+        tokens = watched.pop() if watched else None
+        return fused.velocity(x, timesteps, labels, viewmats, text, memory, tokens)
+
+    steps = sampler.denoise(velocity, noise, clean, known, noise.dtype)
+    return [step.prediction() for step in steps]
 
 
 def remember(
