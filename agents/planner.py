@@ -27,6 +27,7 @@ from torch import Tensor
 
 import worldplay_env
 from common import WALK_AND_TURN, AnyEnv, describe_action, film_episode, single_spaces
+from worldplay_env.worlds.follow import next_control
 
 Way = tuple[int, tuple[int, ...]]
 """A row of the batch, and the indices of the labels taken from there."""
@@ -198,10 +199,7 @@ class Imagination:
         """Make the last step of ways whose other steps are known."""
         forks = [self.known[row, plan[:-1]][0].fork() for row, plan in ways]
         controls = [
-            worldplay_env.Control.of_labels(
-                fork.pose, [self.search.labels[plan[-1]]] * worldplay_env.CHUNK_LATENTS, first=fork.chunks == 0
-            )
-            for fork, (_, plan) in zip(forks, ways, strict=True)
+            next_control(fork, self.search.labels[plan[-1]]) for fork, (_, plan) in zip(forks, ways, strict=True)
         ]
         chunks = self.world.step(forks, controls, decode=False if self.in_latents else "newest")
         views = torch.stack([self._view(chunk.latents if self.in_latents else chunk.frames) for chunk in chunks])

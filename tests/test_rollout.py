@@ -22,6 +22,7 @@ from PIL import Image
 
 import worldplay_env
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, Motion, integrate
+from worldplay_env.control.layout import LAYOUT
 from worldplay_env.control.trajectory import Trajectory, parse_pose_string, trajectory_of_poses
 from worldplay_env.envs.starts import choose_start
 from worldplay_env.media.video import FilmWriter, _Encoder
@@ -71,7 +72,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
 @given(st.integers(1, 40))
 def test_chunks_hold_the_trajectory_and_then_stand_still(poses: int) -> None:
     trajectory = circle(poses)
-    controls = chunk_controls(trajectory)
+    controls = chunk_controls(trajectory, LAYOUT.latents)
 
     assert len(controls) == -(-poses // 4)
     for name in ("poses", "labels", "intrinsics"):
@@ -83,7 +84,7 @@ def test_chunks_hold_the_trajectory_and_then_stand_still(poses: int) -> None:
 
 @pytest.mark.parametrize("motions", [0, 1, 3, 4, 7, 9])
 def test_the_film_of_a_path_ends_where_the_path_ends(motions: int) -> None:
-    assert frame_count(parse_pose_string(f"w-{motions}")) == 1 + 4 * motions
+    assert frame_count(parse_pose_string(f"w-{motions}"), LAYOUT) == 1 + 4 * motions
     np.testing.assert_array_equal(frames_of(f"w-{motions}"), frames_of("w-11")[: 1 + 4 * motions])
 
 

@@ -25,22 +25,20 @@ import tyro
 from tqdm import tqdm
 
 from worldplay_env.cli import WorldArgs, fail
+from worldplay_env.control.actions import NUM_ACTIONS
 from worldplay_env.media.files import write_json
 from worldplay_env.models.flops import chunk_operations, encode_operations
 from worldplay_env.models.wan.autoencoder import uint8_to_pixels
 from worldplay_env.models.worldplay.sampler import TIMESTEPS
 from worldplay_env.provenance import load_average, versions, world_facts
 from worldplay_env.worlds.base import (
-    CHUNK_FRAMES,
-    CHUNK_LATENTS,
-    FIRST_CHUNK_FRAMES,
-    MEMORY_LATENTS,
     Control,
     Start,
     WorldError,
 )
 from worldplay_env.worlds.diffusion.rollout import DreamRollout, PastChunk
 from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.follow import next_control
 from worldplay_env.worlds.registry import load
 from worldplay_env.worlds.transfer import fetch
 
@@ -105,14 +103,14 @@ def aged_rollout(world: DreamWorld, chunks: int, seed: int) -> tuple[DreamRollou
     rollout = world.start(Start(picture, "a place"), seed)
     noise = torch.Generator(world.device).manual_seed(seed)
     state = None
-    for number in range(chunks):
+    for _ in range(chunks):
         latents = torch.randn(world.latent_shape, generator=noise, device=world.device)
         if state is None:
             with torch.no_grad():
                 _, state = world.autoencoder.decode(latents[None])
-        control = Control.of_labels(rollout.pose, generator.integers(0, 81, CHUNK_LATENTS), first=number == 0)
+        control = next_control(rollout, generator.integers(0, NUM_ACTIONS, world.layout.latents))
         rollout.commit(PastChunk.of(latents, control), state)
-    return rollout, Control.of_labels(rollout.pose, generator.integers(0, 81, CHUNK_LATENTS), first=chunks == 0)
+    return rollout, next_control(rollout, generator.integers(0, NUM_ACTIONS, world.layout.latents))
 
 
 def measure(world: DreamWorld, age: int, batch: int, repeats: int) -> dict[str, Part]:
@@ -187,8 +185,8 @@ def _synchronise(device: torch.device) -> None:
 def _operations(world: DreamWorld, age: int, batch: int) -> dict[str, int]:
     """Return the operations of each part that has any, by the names of the timings."""
     config = world.config
-    seen = min(age * CHUNK_LATENTS, MEMORY_LATENTS)
-    counted = chunk_operations(config, seen, CHUNK_LATENTS, first=age == 0)
+    seen = min(age * world.layout.latents, world.layout.memory)
+    counted = chunk_operations(config, seen, world.layout.latents, first=age == 0)
     step = counted.pop("denoise")
     parts = counted | {f"denoise_{index}": step for index in range(len(TIMESTEPS))}
     parts["total"] = sum(parts.values())
@@ -199,7 +197,7 @@ def _operations(world: DreamWorld, age: int, batch: int) -> dict[str, int]:
 
 def report(args: Args, world: DreamWorld, parts: dict[str, Part], peak: float, memory_bytes: int) -> dict[str, Any]:
     """Return everything that was measured, as plain values."""
-    frames = args.batch * (CHUNK_FRAMES if args.age else FIRST_CHUNK_FRAMES)
+    frames = args.batch * world.layout.images_of(args.age)
     return {
         "settings": asdict(args),
         "world": {**world_facts(world), "dtype": str(world.dtype).removeprefix("torch.")},

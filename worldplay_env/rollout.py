@@ -16,7 +16,6 @@ from worldplay_env.spinning import bound_spinning
 if __name__ == "__main__":
     bound_spinning()  # before anything imports torch
 
-import numpy as np
 import tyro
 from tqdm import tqdm
 
@@ -27,12 +26,10 @@ from worldplay_env.media.contact_sheet import ContactSheet
 from worldplay_env.media.files import write_json
 from worldplay_env.media.video import FilmError, FilmWriter, Resample
 from worldplay_env.provenance import load_average, versions, world_facts
-from worldplay_env.worlds.base import CHUNK_LATENTS, Chunk, Control, Rollout, Start, World, WorldError
+from worldplay_env.worlds.base import Chunk, ChunkLayout, Control, Rollout, Start, World, WorldError
+from worldplay_env.worlds.follow import path_controls
 from worldplay_env.worlds.registry import describe, load, resolve
 from worldplay_env.worlds.transfer import fetch
-
-FRAMES_PER_LATENT = 4
-"""Images of a latent frame, the first one of a rollout apart (it is one image)."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +58,14 @@ class Args(WorldArgs):
     """Frames per second of playback. By default the world's, 16."""
 
 
-def chunk_controls(trajectory: Trajectory) -> list[Control]:
-    """Split a trajectory into the cameras of its chunks; the last chunk is completed by standing still."""
-    missing = -len(trajectory) % CHUNK_LATENTS
-    poses = np.concatenate([trajectory.poses, np.repeat(trajectory.poses[-1:], missing, axis=0)])
-    labels = np.concatenate([trajectory.labels, np.zeros(missing, dtype=np.int64)])
-    intrinsics = np.concatenate([trajectory.intrinsics, np.repeat(trajectory.intrinsics[-1:], missing, axis=0)])
-    chunks = [slice(first, first + CHUNK_LATENTS) for first in range(0, len(poses), CHUNK_LATENTS)]
-    return [Control(poses[chunk], labels[chunk], intrinsics[chunk]) for chunk in chunks]
+def chunk_controls(trajectory: Trajectory, latents: int) -> list[Control]:
+    """Split a trajectory into the cameras of its chunks of so many latent frames (see `path_controls`)."""
+    return path_controls(trajectory.poses, trajectory.labels, latents, trajectory.intrinsics)
 
 
-def frame_count(trajectory: Trajectory) -> int:
-    """Return the number of images of a trajectory's film: one for the start and four for every motion."""
-    return 1 + FRAMES_PER_LATENT * (len(trajectory) - 1)
+def frame_count(trajectory: Trajectory, layout: ChunkLayout) -> int:
+    """Return the number of images of a trajectory's film: the start's and those of every motion."""
+    return layout.images_by_latent(0)[0] + layout.images * (len(trajectory) - 1)
 
 
 def roll_out(world: World, start: Start, trajectory: Trajectory, seed: int) -> Iterator[Chunk]:
@@ -93,7 +85,9 @@ def roll_out(world: World, start: Start, trajectory: Trajectory, seed: int) -> I
         WorldError: While iterating: the world could not make a chunk.
     """
     rollout = world.start(replace(start, pose=trajectory.poses[0]), seed)
-    return _follow(world, rollout, chunk_controls(trajectory), frame_count(trajectory))
+    return _follow(
+        world, rollout, chunk_controls(trajectory, world.layout.latents), frame_count(trajectory, world.layout)
+    )
 
 
 def _follow(world: World, rollout: Rollout, controls: list[Control], frames_left: int) -> Iterator[Chunk]:
@@ -177,7 +171,7 @@ def _film(
     """Send every chunk's frames to the film as it is made; return the contact sheet and what is known of chunks."""
     sheet = ContactSheet(film.fps)
     facts: list[dict[str, object]] = []
-    count = len(chunk_controls(trajectory))
+    count = len(chunk_controls(trajectory, world.layout.latents))
     name = f"{world.name}, {world.weights} weights" if world.has_model else world.name
     with tqdm(total=count, desc=name, unit="chunk") as progress:
         began = time.perf_counter()

@@ -6,13 +6,16 @@ translation, yaw (right) and pitch (up) for the rotation.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 
 import numpy as np
 
-from worldplay_env.control.camera import SPEED, TURN, Motion, rebase
+from worldplay_env.control.camera import Motion, MotionScale, rebase
 
+DEFAULT_SCALE = MotionScale()
+"""The scale of the paths that pose strings name."""
 NUM_CLASSES = 9
 NUM_ACTIONS = NUM_CLASSES**2
 
@@ -106,10 +109,11 @@ def action_name(label: int) -> str:
     return " + ".join(parts) or "stand still"
 
 
-def motion_of(label: int) -> Motion:
+def motion_of(label: int, scale: MotionScale = DEFAULT_SCALE) -> Motion:
     """Return one latent frame's motion of a label: every component at full speed, diagonals too."""
     forward, right, yaw, pitch = _signs_of(label)
-    return Motion(forward=forward * SPEED, right=right * SPEED, yaw=yaw * TURN, pitch=pitch * TURN)
+    turn = math.radians(scale.degrees)
+    return Motion(forward=forward * scale.units, right=right * scale.units, yaw=yaw * turn, pitch=pitch * turn)
 
 
 def label_of_keys(keys: Iterable[str]) -> int:

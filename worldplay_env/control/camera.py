@@ -32,6 +32,19 @@ DEFAULT_INTRINSICS = _default_intrinsics()
 
 
 @dataclass(frozen=True)
+class MotionScale:
+    """The length of an action's motion, for one latent frame.
+
+    Attributes:
+        units: World units along each axis that moves.
+        degrees: Degrees about each axis that turns.
+    """
+
+    units: float = SPEED
+    degrees: float = 3.0
+
+
+@dataclass(frozen=True)
 class Motion:
     """What a camera does in one latent frame, in its own axes: yaw, then pitch, then the translation.
 

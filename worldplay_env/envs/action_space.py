@@ -10,7 +10,6 @@ import numpy as np
 from gymnasium import spaces
 
 from worldplay_env.control.actions import NUM_ACTIONS
-from worldplay_env.worlds.base import CHUNK_LATENTS
 
 ACTIONS = ("chunk", "latent")
 """One action for a chunk, or one for each of its latent frames."""
@@ -20,11 +19,11 @@ class InvalidAction(gymnasium.error.InvalidAction, ValueError):  # noqa: N818 (G
     """An action that is not in the action space; nothing was changed."""
 
 
-def action_space(actions: str) -> spaces.Discrete | spaces.MultiDiscrete:
+def action_space(actions: str, latents: int) -> spaces.Discrete | spaces.MultiDiscrete:
     """Return the action space of a single env for one of `ACTIONS`; ValueError for another name."""
     if actions not in ACTIONS:
         raise ValueError(f"unknown actions {actions!r}: known are {', '.join(ACTIONS)}")
-    return spaces.Discrete(NUM_ACTIONS) if actions == "chunk" else spaces.MultiDiscrete([NUM_ACTIONS] * CHUNK_LATENTS)
+    return spaces.Discrete(NUM_ACTIONS) if actions == "chunk" else spaces.MultiDiscrete([NUM_ACTIONS] * latents)
 
 
 def check_action(action: Any, shape: tuple[int, ...]) -> np.ndarray:

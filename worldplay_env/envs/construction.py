@@ -12,7 +12,7 @@ from worldplay_env.envs.observation import ObservationEncoder, render_rate
 from worldplay_env.envs.starts import StartSource, find_starts
 from worldplay_env.envs.tasks.base import Task
 from worldplay_env.envs.tasks.lookup import find_task
-from worldplay_env.worlds.base import World
+from worldplay_env.worlds.base import ChunkLayout, World
 from worldplay_env.worlds.registry import lazy_world
 
 
@@ -61,7 +61,7 @@ class WorldEnvBase(EzPickle):
         self.render_mode = given["render_mode"]
         self.metadata = {
             **type(self).metadata,
-            "render_fps": render_rate(self._promised.fps, given["render_mode"]),
+            "render_fps": render_rate(self._promised, given["render_mode"]),
         }
         self.timings = {}
 
@@ -74,6 +74,11 @@ class WorldEnvBase(EzPickle):
     def fps(self) -> int:
         """Frames a second of the world's video, in any render mode."""
         return self._promised.fps
+
+    @property
+    def layout(self) -> ChunkLayout:
+        """Latent frames and images of a chunk, and the length of its memory."""
+        return self._promised.layout
 
     @property
     def weights(self) -> str:

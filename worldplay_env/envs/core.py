@@ -17,10 +17,6 @@ from worldplay_env.envs.rewards import append_poses, evaluate, start_path
 from worldplay_env.envs.tasks.base import Task
 from worldplay_env.envs.transition import Goal, Reward, Transition
 from worldplay_env.worlds.base import (
-    CHUNK_FRAMES,
-    CHUNK_LATENTS,
-    FIRST_CHUNK_FRAMES,
-    MEMORY_LATENTS,
     Chunk,
     Control,
     Decode,
@@ -29,6 +25,7 @@ from worldplay_env.worlds.base import (
     World,
 )
 from worldplay_env.worlds.device import check_fork
+from worldplay_env.worlds.follow import next_control
 from worldplay_env.worlds.transfer import fetch
 
 if TYPE_CHECKING:
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 OUTPUTS = ("numpy", "torch")
 """Arrays on the host, or tensors on the world's device."""
-FULL_MEMORY = MEMORY_LATENTS // CHUNK_LATENTS
-"""Chunks after which the memory stops growing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,17 +177,14 @@ class EnvCore:
                 pictures=self.view.fit(rollout.picture)[None] if self._pictures else None,
                 start=start.name,
             )
-            info = start_info(rollout, self.view.new_frames(CHUNK_FRAMES))
+            info = start_info(rollout, self.view.new_frames(self.world.layout.chunk_images))
             began.append((episode, info | self._episode_info(episode, False)))
         return began
 
     def step(self, before: Sequence[Episode], labels: np.ndarray) -> Stepped:
         """Make the next chunk of n episodes by their labels, int64 [n] or [n, 4]; they stay as they are."""
         rollouts = [episode.rollout.fork() for episode in before]
-        controls = [
-            Control.of_labels(rollout.pose, np.broadcast_to(asked, CHUNK_LATENTS), first=rollout.chunks == 0)
-            for rollout, asked in zip(rollouts, labels, strict=True)
-        ]
+        controls = [next_control(rollout, asked) for rollout, asked in zip(rollouts, labels, strict=True)]
         chunks, observations, pictures, timings = self._make(rollouts, controls)
         judged = self._judge(before, labels, chunks, observations)
         after = [
@@ -213,7 +205,9 @@ class EnvCore:
         ]
         infos = []
         for old, new, control, chunk, success in zip(before, after, controls, chunks, judged.successes, strict=True):
-            info = chunk_info(control, chunk, new.step, self.view.new_frames(_frames_made(old)), new.frame)
+            info = chunk_info(
+                control, chunk, new.step, self.view.new_frames(_frames_made(old)), new.frame, self.world.layout.memory
+            )
             infos.append(info | self._episode_info(new, bool(success)))
         return Stepped(after, infos, timings, judged.rewards, judged.terminations, judged.successes)
 
@@ -245,7 +239,8 @@ class EnvCore:
             chunks keep their newest frame alone, since the others would fill the device's memory.
         """
         # Equal ages together: within the world they share a batch too.
-        by_age = sorted(range(len(rollouts)), key=lambda index: min(rollouts[index].chunks, FULL_MEMORY))
+        full = self.world.layout.full_memory
+        by_age = sorted(range(len(rollouts)), key=lambda index: min(rollouts[index].chunks, full))
         made: dict[int, tuple[Chunk, Any, np.ndarray | None]] = {}
         timings: dict[str, float] = {}
         for part in _parts(by_age, self._max_batch):
@@ -322,7 +317,7 @@ def _add_up(timings: dict[str, float], chunks: Sequence[Chunk]) -> None:
 
 def _frames_made(episode: Episode) -> int:
     """Return how many frames the next chunk of an episode has."""
-    return FIRST_CHUNK_FRAMES if episode.rollout.chunks == 0 else CHUNK_FRAMES
+    return episode.rollout.world.layout.images_of(episode.rollout.chunks)
 
 
 def _with_newest_frame(chunk: Chunk) -> Chunk:

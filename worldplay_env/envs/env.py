@@ -167,7 +167,7 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
             given, pictures=None if render_mode is None else "newest" if render_mode == "rgb_array" else "all"
         )
         self.observation_space = self._core.space
-        self.action_space = action_space(actions)
+        self.action_space = action_space(actions, self._promised.layout.latents)
         self._window = Window(f"WorldPlay: {getattr(world, 'name', world)}", self.fps)
         self._episode: Episode | None = None
         self._unrendered: list[np.ndarray] = []

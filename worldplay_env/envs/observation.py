@@ -11,9 +11,6 @@ from gymnasium import spaces
 
 from worldplay_env.media.image import resize_frames
 from worldplay_env.worlds.base import (
-    CHUNK_FRAMES,
-    CHUNK_LATENTS,
-    MEMORY_LATENTS,
     Chunk,
     Control,
     Rollout,
@@ -64,8 +61,9 @@ class ObservationEncoder:
             raise ValueError(f"unknown observation {kind!r}: known are {', '.join(OBSERVATIONS)}")
         if kind == "latent" and world.latent_shape is None:
             raise ValueError('observation="latent" asks for latents, and this world has none: use "chunk" or "last"')
-        if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1 or CHUNK_FRAMES % every:
-            raise ValueError(f"every must be a whole number that divides {CHUNK_FRAMES}, got {every!r}")
+        images = world.layout.chunk_images
+        if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1 or images % every:
+            raise ValueError(f"every must be a whole number that divides {images}, got {every!r}")
         if every != 1 and kind != "chunk":
             raise ValueError(f'every={every} picks frames of a chunk: it goes with observation="chunk", not {kind!r}')
         if not isinstance(channel_first, bool | np.bool_):
@@ -80,7 +78,7 @@ class ObservationEncoder:
             assert self.world.latent_shape is not None  # checked when the view was made
             return unbounded_box(self.world.latent_shape)
         shape = self._frame_shape
-        return spaces.Box(0, 255, (CHUNK_FRAMES // self.every, *shape) if self.kind == "chunk" else shape, np.uint8)
+        return spaces.Box(0, 255, (self._shown_frames, *shape) if self.kind == "chunk" else shape, np.uint8)
 
     @property
     def goal_space(self) -> spaces.Box:
@@ -92,6 +90,10 @@ class ObservationEncoder:
         return spaces.Box(0, 255, self._frame_shape, np.uint8)
 
     @property
+    def _shown_frames(self) -> int:
+        return self.world.layout.chunk_images // self.every
+
+    @property
     def _frame_shape(self) -> tuple[int, int, int]:
         return (3, *self.size) if self.channel_first else (*self.size, 3)
 
@@ -101,11 +103,13 @@ class ObservationEncoder:
 
         if self.kind == "latent":
             latents = [rollout.start_latent for rollout in rollouts]
-            return torch.stack([one.float().expand(-1, CHUNK_LATENTS, -1, -1) for one in latents if one is not None])
+            return torch.stack(
+                [one.float().expand(-1, self.world.layout.latents, -1, -1) for one in latents if one is not None]
+            )
         shown = self._arranged(torch.stack([_picture(rollout, device) for rollout in rollouts]))  # [N, H, W, 3]
         if self.kind == "last":
             return shown
-        return shown[:, None].repeat(1, CHUNK_FRAMES // self.every, 1, 1, 1)
+        return shown[:, None].repeat(1, self._shown_frames, 1, 1, 1)
 
     def of_chunks(self, rollouts: Sequence[Rollout], chunks: Sequence[Chunk]) -> torch.Tensor:
         """Return the observations of N worlds after a chunk of each: a new tensor [N, *space.shape].
@@ -153,7 +157,7 @@ class ObservationEncoder:
 
         assert chunk.frames is not None
         frames = chunk.frames
-        if missing := CHUNK_FRAMES - len(frames):
+        if missing := self.world.layout.chunk_images - len(frames):
             picture = _picture(rollout, frames.device)
             frames = torch.cat([picture[None].expand(missing, -1, -1, -1), frames])
         return frames[self.every - 1 :: self.every]
@@ -178,11 +182,13 @@ def unbounded_box(shape: tuple[int, ...]) -> spaces.Box:
     return spaces.Box(-limit, limit, shape, np.float32)
 
 
-def start_info(rollout: Rollout, new_frames: int = CHUNK_FRAMES) -> dict[str, Any]:
+def start_info(rollout: Rollout, new_frames: int) -> dict[str, Any]:
     """Return the info of a reset, whose chunk observation has `new_frames`; keys and types as in `chunk_info`."""
+    layout = rollout.world.layout
     return _info(
-        poses=np.repeat(rollout.pose[None], CHUNK_LATENTS, axis=0),
-        labels=np.zeros(CHUNK_LATENTS, dtype=np.int64),
+        layout.memory,
+        poses=np.repeat(rollout.pose[None], layout.latents, axis=0),
+        labels=np.zeros(layout.latents, dtype=np.int64),
         memory=np.empty(0, dtype=np.int64),
         step=0,
         new_frames=new_frames,
@@ -190,7 +196,7 @@ def start_info(rollout: Rollout, new_frames: int = CHUNK_FRAMES) -> dict[str, An
     )
 
 
-def chunk_info(control: Control, chunk: Chunk, step: int, new_frames: int, frame: int) -> dict[str, Any]:
+def chunk_info(control: Control, chunk: Chunk, step: int, new_frames: int, frame: int, memory: int) -> dict[str, Any]:
     """Return the info of a step: new arrays, equal in two equal runs.
 
     Args:
@@ -199,14 +205,15 @@ def chunk_info(control: Control, chunk: Chunk, step: int, new_frames: int, frame
         step: Steps of the episode so far.
         new_frames: Frames at the end of a chunk observation that are new.
         frame: Frames of the episode so far.
+        memory: The length of the entry "memory" (`ChunkLayout.memory`).
     """
-    return _info(chunk.poses, control.labels, chunk.memory, step, new_frames, frame)
+    return _info(memory, chunk.poses, control.labels, chunk.memory, step, new_frames, frame)
 
 
 def _info(
-    poses: np.ndarray, labels: np.ndarray, memory: np.ndarray, step: int, new_frames: int, frame: int
+    longest: int, poses: np.ndarray, labels: np.ndarray, memory: np.ndarray, step: int, new_frames: int, frame: int
 ) -> dict[str, Any]:
-    padded = np.full(MEMORY_LATENTS, -1, dtype=np.int64)
+    padded = np.full(longest, -1, dtype=np.int64)
     padded[: len(memory)] = memory
     return {
         "poses": np.array(poses, dtype=np.float64),
@@ -218,9 +225,9 @@ def _info(
     }
 
 
-def render_rate(fps: int, render_mode: str | None) -> int:
+def render_rate(spec: WorldSpec, render_mode: str | None) -> int:
     """Return the real-time rate of `render`: with "rgb_array", one frame a step, 1; else the video's."""
-    return max(1, round(fps / CHUNK_FRAMES)) if render_mode == "rgb_array" else fps
+    return max(1, round(spec.fps / spec.layout.chunk_images)) if render_mode == "rgb_array" else spec.fps
 
 
 def check_size(size: Sequence[int]) -> tuple[int, int]:

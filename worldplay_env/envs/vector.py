@@ -141,7 +141,7 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
         self.metadata["autoreset_mode"] = self._mode
         self.autoreset_mode = self._mode  # where TorchRL looks for it
         self.single_observation_space = self._core.space
-        self.single_action_space = action_space(actions)
+        self.single_action_space = action_space(actions, self._promised.layout.latents)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._episodes = [None] * self.num_envs

@@ -14,6 +14,7 @@ import numpy as np
 from worldplay_env.control.actions import NUM_ACTIONS, action_label, opposite_labels
 from worldplay_env.control.camera import rebase
 from worldplay_env.worlds.base import CHUNK_LATENTS, Control
+from worldplay_env.worlds.follow import path_controls
 from worldplay_env.worlds.scene.build import Scene
 from worldplay_env.worlds.scene.walk import MOTIONS, walk
 
@@ -49,8 +50,7 @@ class Path:
         """Return the cameras of each chunk, for a rollout that begins at the identity as those of the env do."""
         poses = rebase(self.poses, self.poses[0])
         poses[0] = np.eye(4)
-        chunks = [slice(first, first + CHUNK_LATENTS) for first in range(0, len(poses), CHUNK_LATENTS)]
-        return [Control(poses[chunk], self.labels[chunk]) for chunk in chunks]
+        return path_controls(poses, self.labels, CHUNK_LATENTS)
 
 
 def short_path(scene: Scene) -> Path:

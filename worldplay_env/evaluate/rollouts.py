@@ -16,7 +16,7 @@ from worldplay_env.evaluate.camera_paths import Path, out_and_back
 from worldplay_env.evaluate.ground_truth import FRAMES_A_LATENT, Truth
 from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.models.worldplay.memory import CLIP, MEMORY
-from worldplay_env.worlds.base import CHUNK_FRAMES, World
+from worldplay_env.worlds.base import LAYOUT, World
 from worldplay_env.worlds.transfer import fetch
 
 CORES = 2
@@ -88,7 +88,7 @@ def reconstruct(autoencoder: Autoencoder, film: Tensor, stepped: Stepped = ignor
         if first == 0:
             parts[0] = frames[:1]
         parts.append(frames[1:])
-    stepped(math.ceil((len(film) - 1) / CHUNK_FRAMES))
+    stepped(math.ceil((len(film) - 1) / LAYOUT.chunk_images))
     return torch.cat(parts)
 
 

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from worldplay_env.worlds.base import (
-    CHUNK_FRAMES,
-    CHUNK_LATENTS,
-    FIRST_CHUNK_FRAMES,
     Chunk,
-    Control,
     Rollout,
     Start,
     World,
 )
+from worldplay_env.worlds.follow import next_control
 from worldplay_env.worlds.transfer import fetch
 
 if TYPE_CHECKING:
@@ -154,16 +151,17 @@ class ChunkJob:
             stream.close()
 
     def __iter__(self) -> Iterator[list[Frame]]:
-        record, number = self.record, _first_number(self._rollouts[0].chunks)
+        record, number = self.record, self._worlds[0].layout.images_before(self._rollouts[0].chunks)
         if self._prompt is not None:
             for rollout in self._rollouts:
                 rollout.set_prompt(self._prompt)
         before = Checkpoint(tuple(rollout.fork() for rollout in self._rollouts), self._pictures)
         for world, rollout in zip(self._worlds, self._rollouts, strict=True):
-            control = Control.of_labels(rollout.pose, self._labels, first=rollout.chunks == 0)
+            control = next_control(rollout, self._labels)
             record.poses.append(control.poses)
             self._streams.append(world.stream(rollout, control))
-        for latent in range(CHUNK_LATENTS):
+        latents = self._worlds[0].layout.latents
+        for latent in range(latents):
             pieces = [self._next_piece(panel) for panel in range(len(self._streams))]
             frames = [
                 Frame(pictures, record.frames + place, number + record.frames + place, latent, record, before)
@@ -171,7 +169,7 @@ class ChunkJob:
             ]
             record.frames += len(frames)
             self._pictures = frames[-1].pictures
-            if latent == CHUNK_LATENTS - 1:
+            if latent == latents - 1:
                 self._finish()
             yield frames
 
@@ -196,18 +194,13 @@ class ChunkJob:
         record.memory, record.seconds = memory, self._clock() - self.began
 
 
-def _first_number(chunks: int) -> int:
-    """Return the number in its rollout of the first image after so many chunks."""
-    return 0 if chunks == 0 else FIRST_CHUNK_FRAMES + (chunks - 1) * CHUNK_FRAMES
-
-
 def _result(stream: Generator[Tensor, None, Chunk]) -> Chunk:
     """Take the end of a stream; return its chunk."""
     try:
         next(stream)
     except StopIteration as end:
         return end.value
-    raise RuntimeError(f"a stream gave more than {CHUNK_LATENTS} latent frames")
+    raise RuntimeError("a stream gave more latent frames than its world's chunks have")
 
 
 def _parts(chunk: Chunk, seconds: float) -> dict[str, float]:

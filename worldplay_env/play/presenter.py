@@ -21,7 +21,7 @@ from worldplay_env.play.recorder import Recorder
 from worldplay_env.play.screen_state import ScreenState, Walk
 from worldplay_env.play.session import MAKING, Session
 from worldplay_env.play.status import Figures
-from worldplay_env.worlds.base import CHUNK_LATENTS, MID_GREY
+from worldplay_env.worlds.base import MID_GREY
 
 NOTICE_SECONDS = 3.0
 SIGN_AFTER = 0.25
@@ -209,7 +209,7 @@ class Presenter:
             poses = np.concatenate([record.poses[panel] for record in records])  # [4 N, 4, 4]
             memory = frame.record.memory[panel] if frame.record.memory else np.empty(0, dtype=np.int64)
             remembered = poses[memory]
-            walked = poses[: len(poses) - (CHUNK_LATENTS - 1 - frame.latent)]
+            walked = poses[: len(poses) - (len(frame.record.keys) - 1 - frame.latent)]
             at = _seen_from_above
             walks.append(
                 Walk(

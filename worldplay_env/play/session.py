@@ -24,10 +24,8 @@ from worldplay_env.play.keys import Command
 from worldplay_env.play.pacing import Lead, Playback
 from worldplay_env.play.replay import ChunkKeys, Recording, Replay
 from worldplay_env.play.status import Activity, Figures, Update
-from worldplay_env.worlds.base import CHUNK_LATENTS, Rollout, Start, World
+from worldplay_env.worlds.base import LAYOUT, Rollout, Start, World
 
-LATENT_FRAMES = 4
-"""Images of a latent frame (the start's is a single one)."""
 MAKING = "making the next second"
 LOOKING = "looking for a goal"
 
@@ -66,7 +64,7 @@ class Session:
         """None while the picture of `standing` is on show."""
         self._start, self._script, self._recording, self._clock = start, script, recording, clock
         self._goals = goals
-        self._keys = KeyBuffer(LATENT_FRAMES / fps)
+        self._keys = KeyBuffer(LAYOUT.images / fps)
         self._playback: Playback[Frame] = Playback(fps)
         self._lead = Lead(1 / fps)
         self._changed = threading.Condition()
@@ -206,7 +204,9 @@ class Session:
         if self._goals is None or self._standing is None:
             return None
         frame = self.on_show
-        whole = frame is None or (frame.latent == CHUNK_LATENTS - 1 and frame.index + 1 == frame.record.frames)
+        whole = frame is None or (
+            frame.latent + 1 == len(frame.record.keys) and frame.index + 1 == frame.record.frames
+        )
         walked = self.records if whole else self.records[:-1]
         return self._goals.aim(walked[-1].poses[0][-1] if walked else None, len(walked))
 
@@ -378,7 +378,7 @@ class Session:
             scripted = self._script.next_chunk(self.frames_shown + len(self._playback))
             return None if scripted is None else (scripted, None)
         first = self._rollouts[0].chunks == 0
-        taken = self._keys.take(CHUNK_LATENTS - first)
+        taken = self._keys.take(self._rollouts[0].world.layout.latents - first)
         keys = [()] * first + taken.keys
         prompt, self._prompt = self._prompt, None
         return ChunkKeys(tuple(keys), prompt), taken.pressed_at

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldplay_env.models.wan.autoencoder import Autoencoder
-from worldplay_env.worlds.base import CHUNK_FRAMES, CHUNK_LATENTS
+from worldplay_env.worlds.base import LAYOUT
 
-_FRAMES_PER_LATENT = CHUNK_FRAMES // CHUNK_LATENTS
+_FRAMES_PER_LATENT = LAYOUT.images
 _ROUND = 1e-4
 """Added to squares below a root, whose slope at 0 would be infinite."""
 _FAINT = 1e-3

@@ -10,34 +10,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from worldplay_env.control.actions import motion_of
-from worldplay_env.control.camera import DEFAULT_INTRINSICS, check_poses, integrate, normalised_intrinsics_error
+from worldplay_env.control.actions import DEFAULT_SCALE, NUM_ACTIONS, motion_of
+from worldplay_env.control.camera import (
+    DEFAULT_INTRINSICS,
+    MotionScale,
+    check_poses,
+    integrate,
+    normalised_intrinsics_error,
+)
+from worldplay_env.control.layout import LAYOUT, ChunkLayout
 from worldplay_env.summary import one_line
 
 if TYPE_CHECKING:
     import torch
 
 
-CHUNK_LATENTS = 4
-"""Latent frames in a chunk: poses in a `Control`, and what one `step` generates."""
-FIRST_CHUNK_FRAMES = 13
-"""Images in chunk 0: latent frame 0 decodes to one image, each later one to four (spec section 1)."""
-CHUNK_FRAMES = 16
-"""Images in every later chunk."""
+CHUNK_LATENTS = LAYOUT.latents
+"""Latent frames in a chunk of that layout; other worlds have their own (`World.layout`)."""
 
 Decode = bool | Literal["newest"]
 """Which frames a step makes: all of its chunk, none, or the newest alone, which renderers make in less time."""
 
 MID_GREY = 128
 """What every channel of the picture of a text-only start is."""
-MEMORY_LATENTS = 16
-"""The most past latent frames that a chunk is made from."""
 
 
 class WorldError(RuntimeError):
@@ -78,51 +79,61 @@ class Start:
 class Control:
     """The cameras of one chunk; it keeps its own, read-only copies of what it is given.
 
-    In chunk 0 the first pose is that of the start, and three are new; in every later chunk all four are new.
+    In chunk 0 the first pose is that of the start, and the others are new; in every later chunk all are new.
 
     Attributes:
-        poses: float64 [4, 4, 4] camera-to-world matrices, one a latent frame.
-        labels: int64 [4] action labels 0..80 (spec section 3); 0 for the start.
-        intrinsics: float64 [4, 3, 3] normalised intrinsics (spec section 2).
+        poses: float64 [L, 4, 4] camera-to-world matrices, one a latent frame; L is `ChunkLayout.latents`.
+        labels: int64 [L] action labels 0..80 (spec section 3); 0 for the start.
+        intrinsics: float64 [L, 3, 3] normalised intrinsics (spec section 2).
     """
 
     poses: np.ndarray
     labels: np.ndarray
-    intrinsics: np.ndarray = field(default_factory=lambda: np.broadcast_to(DEFAULT_INTRINSICS, (CHUNK_LATENTS, 3, 3)))
+    intrinsics: np.ndarray = None  # type: ignore[assignment]  # `DEFAULT_INTRINSICS` for all
 
     __repr__ = one_line
 
     def __post_init__(self) -> None:
-        if np.shape(self.poses) != (CHUNK_LATENTS, 4, 4):
-            raise ValueError(f"a chunk has {CHUNK_LATENTS} poses of 4x4, got shape {np.shape(self.poses)}")
+        count = len(np.atleast_1d(self.labels))
+        if not count or np.shape(self.poses) != (count, 4, 4):
+            raise ValueError(f"{count} labels need {count} poses of 4x4, got shape {np.shape(self.poses)}")
         check_poses(self.poses)
-        labels = np.asarray(self.labels)
-        if labels.shape != (CHUNK_LATENTS,) or labels.dtype.kind not in "iu":
-            raise ValueError(f"a chunk has {CHUNK_LATENTS} integer labels, got {labels.dtype} {labels.shape}")
-        if labels.min() < 0 or labels.max() > 80:
-            raise ValueError(f"action labels are 0..80, got {labels.tolist()}")
-        if error := normalised_intrinsics_error(self.intrinsics, CHUNK_LATENTS):
+        labels = check_labels(self.labels, count)
+        if self.intrinsics is None:
+            object.__setattr__(self, "intrinsics", np.broadcast_to(DEFAULT_INTRINSICS, (count, 3, 3)))
+        if error := normalised_intrinsics_error(self.intrinsics, count):
             raise ValueError(error)
         object.__setattr__(self, "poses", _frozen(self.poses, np.float64))
         object.__setattr__(self, "labels", _frozen(labels, np.int64))
         object.__setattr__(self, "intrinsics", _frozen(self.intrinsics, np.float64))
 
     @classmethod
-    def of_labels(cls, pose: np.ndarray, labels: Sequence[int] | np.ndarray, *, first: bool) -> Self:
-        """Return the next chunk's cameras for four actions, one a latent frame.
+    def of_labels(
+        cls, pose: np.ndarray, labels: Sequence[int] | np.ndarray, *, first: bool, motion: MotionScale = DEFAULT_SCALE
+    ) -> Self:
+        """Return the next chunk's cameras for L actions, one a latent frame.
 
         Args:
             pose: Float64 [4, 4], the rollout's newest pose.
-            labels: Four labels 0..80. In chunk 0 the first one is ignored: that latent frame is the start.
+            labels: L labels 0..80. In chunk 0 the first one is ignored: that latent frame is the start.
             first: Whether this is chunk 0.
+            motion: The world's `motion`.
         """
-        labels = np.array(labels)  # a copy
-        if labels.dtype.kind not in "iu" or labels.shape != (CHUNK_LATENTS,):
-            raise ValueError(f"a chunk has {CHUNK_LATENTS} integer labels, got {labels.dtype} {labels.shape}")
+        labels = check_labels(labels, len(labels)).copy()
         if first:
             labels[0] = 0
-        poses = integrate(pose, [motion_of(int(label)) for label in labels[int(first) :]])  # [4 or 5, 4, 4]
-        return cls(poses=poses[-CHUNK_LATENTS:], labels=labels)
+        poses = integrate(pose, [motion_of(int(label), motion) for label in labels[int(first) :]])
+        return cls(poses=poses[-len(labels) :], labels=labels)
+
+
+def check_labels(labels: Any, count: int) -> np.ndarray:
+    """Return `count` action labels as int64, or raise ValueError."""
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"a chunk has {count} integer labels, got {labels.dtype} {labels.shape}")
+    if labels.min() < 0 or labels.max() >= NUM_ACTIONS:
+        raise ValueError(f"action labels are 0..{NUM_ACTIONS - 1}, got {labels.tolist()}")
+    return labels.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +141,12 @@ class Chunk:
     """What one step made.
 
     Attributes:
-        frames: uint8 [13 or 16, height, width, 3] on the world's device, in playing order; [1, height, width, 3] if
-            only the newest was asked for; None if not decoded.
-        latents: float32 [channels, 4, rows, columns] normalised latents; None for a world that has none.
-        poses: float64 [4, 4, 4], the camera-to-world matrices that the latent frames were really made from: the
+        frames: uint8 [F, height, width, 3] on the world's device, in playing order; F is `ChunkLayout.images_of` the
+            chunk; [1, height, width, 3] if only the newest was asked for; None if not decoded.
+        latents: float32 [channels, L, rows, columns] normalised latents; None for a world that has none.
+        poses: float64 [L, 4, 4], the camera-to-world matrices that the latent frames were really made from: the
             control's, or in a world with walls where the camera truly went.
-        memory: int64 [K] sorted indices of the past latent frames the chunk was made from (K = 0, 4, 8, 12 or 16).
+        memory: int64 [K] sorted indices of the past latent frames the chunk was made from (K up to `layout.memory`).
         timings: seconds by part ("select", "prefill", "denoise", "decode", ...), of the call that made it.
     """
 
@@ -198,6 +209,8 @@ class WorldSpec:
     fps: int
     uses_picture: bool = True
     uses_prompt: bool = True
+    layout: ChunkLayout = LAYOUT
+    motion: MotionScale = DEFAULT_SCALE
 
 
 class World(ABC):
@@ -221,6 +234,10 @@ class World(ABC):
     latent_shape: tuple[int, int, int, int] | None
     """Channels, latent frames, rows, columns of a chunk's latents; None for a world that has none."""
     device: torch.device
+    layout: ChunkLayout = LAYOUT
+    """Latent frames and images of a chunk, and the length of its memory."""
+    motion: MotionScale = DEFAULT_SCALE
+    """How far an action moves and turns the camera in a latent frame."""
     uses_picture: bool = True
     """Whether rollouts begin from the start's picture; False for a world that has its own."""
     uses_prompt: bool = True
@@ -231,7 +248,7 @@ class World(ABC):
     @property
     def spec(self) -> WorldSpec:
         """What `describe` says of the world."""
-        return WorldSpec(self.image_size, self.latent_shape, self.fps, self.uses_picture, self.uses_prompt)
+        return WorldSpec(**{field.name: getattr(self, field.name) for field in fields(WorldSpec)})
 
     @property
     def codec(self) -> Any:
@@ -315,6 +332,10 @@ def check_step(world: World, rollouts: Sequence[Any], controls: Sequence[Control
     for rollout, control in zip(rollouts, controls, strict=True):
         if not isinstance(control, Control):
             raise TypeError(f"a control is a Control, got {type(control).__name__}: {control!r}")
+        if len(control.labels) != world.layout.latents:
+            raise ValueError(
+                f"a chunk of this world has {world.layout.latents} latent frames, the control {len(control.labels)}"
+            )
         if rollout.chunks == 0 and not np.allclose(control.poses[0], rollout.pose, atol=1e-4):
             raise ValueError(
                 "the first pose of chunk 0 must be the start's own: give Start(pose=...) the one that the path begins"

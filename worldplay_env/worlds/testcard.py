@@ -19,10 +19,7 @@ from worldplay_env.control.camera import check_poses
 from worldplay_env.media.image import fit_image
 from worldplay_env.summary import rollout_line
 from worldplay_env.worlds.base import (
-    CHUNK_FRAMES,
-    CHUNK_LATENTS,
-    FIRST_CHUNK_FRAMES,
-    MEMORY_LATENTS,
+    LAYOUT,
     MID_GREY,
     Chunk,
     Control,
@@ -53,7 +50,7 @@ DEPTH = 2.0
 
 def _latent_shape(image_size: tuple[int, int]) -> tuple[int, int, int, int]:
     height, width = image_size
-    return 4, CHUNK_LATENTS, max(1, height // 16), max(1, width // 16)
+    return 4, LAYOUT.latents, max(1, height // 16), max(1, width // 16)
 
 
 SPEC = WorldSpec(image_size=(96, 160), latent_shape=_latent_shape((96, 160)), fps=FPS, uses_prompt=False)
@@ -190,12 +187,11 @@ class Testcard(World):
         made, memory = rollout.chunks, _memory(rollout.chunks)
         latents = self._chunk_latents(rollout, control, self._noise(rollout))
         frames = self._frames(rollout, control, latents).to(self.device)
-        first = len(frames) - 4 * (CHUNK_LATENTS - 1)  # 1 or 4: the frames of the chunk's first latent frame
-        pieces = frames.split([first] + [4] * (CHUNK_LATENTS - 1))
+        pieces = frames.split(self.layout.images_by_latent(made))
         for piece in pieces[:-1]:
-            time.sleep(self.seconds_per_chunk / CHUNK_LATENTS)
+            time.sleep(self.seconds_per_chunk / self.layout.latents)
             yield piece
-        time.sleep(self.seconds_per_chunk / CHUNK_LATENTS)
+        time.sleep(self.seconds_per_chunk / self.layout.latents)
         check_streamed(rollout, made)
         _commit(rollout, control)
         timings = {"render": time.perf_counter() - began}
@@ -254,7 +250,7 @@ class Testcard(World):
         views = _between(_parameters(path))  # [12 or 16, 5]
         if rollout.chunks == 0:
             views = np.concatenate([_parameters(path[:1]), views])  # [13, 5]
-        number = 0 if rollout.chunks == 0 else FIRST_CHUNK_FRAMES + (rollout.chunks - 1) * CHUNK_FRAMES
+        number = self.layout.images_before(rollout.chunks)
         frames = np.stack([_view(rollout.card, view, number + index) for index, view in enumerate(views)])
 
         height, width = self.image_size
@@ -281,8 +277,8 @@ def _commit(rollout: TestcardRollout, control: Control) -> None:
 
 
 def _memory(chunks: int) -> np.ndarray:
-    latents = chunks * CHUNK_LATENTS
-    return np.arange(max(0, latents - MEMORY_LATENTS), latents)
+    latents = chunks * LAYOUT.latents
+    return np.arange(max(0, latents - LAYOUT.memory), latents)
 
 
 def _margin(height: int) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 
 from worldplay_env.control.actions import NUM_ACTIONS
 from worldplay_env.envs.rewards import append_poses, start_path
-from worldplay_env.worlds.base import CHUNK_LATENTS, Chunk, Control, Decode, Rollout, World
+from worldplay_env.worlds.base import Chunk, Decode, Rollout, World
+from worldplay_env.worlds.follow import next_control
 
 T = TypeVar("T")
 TRIES = 16
@@ -45,10 +46,7 @@ def walk(world: World, rollouts: Sequence[Rollout], plans: Sequence[Sequence[int
     for step in range(max(map(len, plans))):
         playing = [index for index, plan in enumerate(plans) if step < len(plan)]
         group = [forks[index] for index in playing]
-        controls = [
-            Control.of_labels(rollout.pose, [plans[index][step]] * CHUNK_LATENTS, first=rollout.chunks == 0)
-            for index, rollout in zip(playing, group, strict=True)
-        ]
+        controls = [next_control(rollout, plans[index][step]) for index, rollout in zip(playing, group, strict=True)]
         for index, chunk in zip(playing, world.step(group, controls, decode=decode), strict=True):
             paths[index], last[index] = append_poses(paths[index], chunk.poses), chunk
     return [Walk(path, last[index]) for index, path in enumerate(paths)]

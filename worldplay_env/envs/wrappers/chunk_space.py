@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from worldplay_env.worlds.base import CHUNK_FRAMES
-
 
 def chunk_space(space: spaces.Space[Any]) -> spaces.Box | None:
     """Return the part of a space that holds a chunk's frames, (frames, H, W, 3) or (frames, 3, H, W), else None."""
@@ -18,7 +16,7 @@ def chunk_space(space: spaces.Space[Any]) -> spaces.Box | None:
     return part if 3 in (part.shape[1], part.shape[3]) else None
 
 
-def shows_every_frame(*observation_spaces: spaces.Space[Any]) -> bool:
-    """Return whether all spaces, of an env and of its wrappers, hold whole chunks."""
+def shows_every_frame(images: int, *observation_spaces: spaces.Space[Any]) -> bool:
+    """Return whether all spaces, of an env and of its wrappers, hold whole chunks of so many images."""
     chunks = [chunk_space(space) for space in observation_spaces]
-    return all(chunk is not None and chunk.shape[0] == CHUNK_FRAMES for chunk in chunks)
+    return all(chunk is not None and chunk.shape[0] == images for chunk in chunks)

@@ -17,7 +17,6 @@ from worldplay_env.control.actions import KEYS, label_of_keys
 from worldplay_env.envs.wrappers.chunk_space import chunk_space
 from worldplay_env.envs.wrappers.episode_films import channel_last
 from worldplay_env.envs.wrappers.record import _frames, _rate
-from worldplay_env.worlds.base import CHUNK_FRAMES
 
 
 @dataclass
@@ -88,7 +87,7 @@ class FrameByFrame(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
         self.observation_space = (
             spaces.Dict({**whole.spaces, "observation": frame}) if isinstance(whole, spaces.Dict) else frame
         )
-        frames_a_second = _rate(env) * chunk.shape[0] // CHUNK_FRAMES
+        frames_a_second = _rate(env) * chunk.shape[0] // env.get_wrapper_attr("layout").chunk_images
         self.metadata = {**env.metadata, "render_fps": frames_a_second}
         self._playback = _Playback()
 

@@ -47,7 +47,7 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
             self, video_folder=str(video_folder), episode_trigger=episode_trigger, name_prefix=name_prefix, fps=fps
         )
         super().__init__(env)
-        self._observed = shows_every_frame(env.unwrapped.observation_space, env.observation_space)
+        self._observed = shows_every_frame(_images(env), env.unwrapped.observation_space, env.observation_space)
         # A list that a wrapper collects has one frame a step; the env's own has them all.
         if not self._observed and not env.render_mode == env.unwrapped.render_mode == "rgb_array_list":
             raise ValueError(
@@ -136,7 +136,7 @@ class RecordVectorChunks(VectorWrapper[Any, Any, Any, Any, Any], RecordConstruct
             fps=fps,
         )
         super().__init__(env)
-        if not shows_every_frame(env.unwrapped.single_observation_space, env.single_observation_space):
+        if not shows_every_frame(_images(env), env.unwrapped.single_observation_space, env.single_observation_space):
             raise ValueError(
                 f"this vector env does not show all of its frames: its envs observe {env.single_observation_space}; "
                 'make it with observation="chunk" and every=1'
@@ -196,3 +196,9 @@ def _rate(env: Any) -> int:
 def _frames(observation: Any) -> Any:
     """Return the frames of an observation, which with a task is a dict of them and the goal."""
     return observation["observation"] if isinstance(observation, Mapping) else observation
+
+
+def _images(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> int:
+    """Return the images of a chunk."""
+    inner: Any = env.unwrapped
+    return inner.layout.chunk_images
