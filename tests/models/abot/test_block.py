@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from worldplay_env.models.abot.block import OpenBlock, References, denoise
 from worldplay_env.models.abot.config import (
@@ -15,6 +17,7 @@ from worldplay_env.models.abot.config import (
     ScheduleConfig,
     WindowConfig,
 )
+from worldplay_env.models.abot.cost import forward_operations
 from worldplay_env.models.abot.sampler import Schedule
 from worldplay_env.models.abot.transformer import AbotTransformer
 from worldplay_env.models.abot.window import Page, Window, window_bytes
@@ -125,6 +128,27 @@ def test_the_window_rolls_and_its_size_is_known_beforehand(transformer: AbotTran
 
 def test_the_bytes_of_the_real_window() -> None:
     assert round(window_bytes(ABOT_5B_TRANSFORMER, WindowConfig(), (44, 80), 32, 2) / 1e9, 1) == 7.3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("blocks", [0, 1, 5])
+def test_operations_are_counted_as_they_are_carried_out(transformer: AbotTransformer, blocks: int) -> None:
+    window = _aged(transformer, blocks)
+    opened = OpenBlock(
+        transformer,
+        WINDOW,
+        [window],
+        (3, *SIZE),
+        torch.zeros(1, 1, 6, CONFIG.dim),
+        transformer.text_keys_values(_randn(1, 5, CONFIG.text_dim)),
+        reference_shape=SLOTS,
+        references=None if blocks else References(_randn(1, 2, 8, 4, 4), torch.tensor([True])),
+    )
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # others are not all counted
+        opened.velocity(_randn(1, 8, 3, *SIZE), torch.full((1, 3), 625.0))
+    seen = len(window.visible(3, WINDOW))
+    expected = forward_operations(CONFIG, SIZE, 3, seen=seen, references=8, first=not blocks, text_tokens=5)
+    assert counter.get_total_flops() == expected
 
 
 def test_the_base_moves_when_positions_reach_the_limit_and_stays_between() -> None:

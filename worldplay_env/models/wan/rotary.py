@@ -21,21 +21,19 @@ def rope_table(
     frames: range, rows: int, columns: int, head_dim: int, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the cosines and sines of RoPE's angles, float32 [frames, rows * columns, head_dim / 2]."""
-    time_dim, row_dim, column_dim = rope_split(head_dim)
-    grid = torch.meshgrid(
-        torch.arange(frames.start, frames.stop, frames.step, dtype=torch.float64),
-        torch.arange(rows, dtype=torch.float64),
-        torch.arange(columns, dtype=torch.float64),
-        indexing="ij",
-    )
-    angles = torch.cat(
-        [
-            position.flatten(1)[..., None] * ROPE_BASE ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-            for position, dim in zip(grid, (time_dim, row_dim, column_dim), strict=True)
-        ],
-        dim=-1,
-    )  # [frames, rows * columns, head_dim / 2], float64: the angles reach hundreds of radians
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    cosines: list[Tensor] = []
+    sines: list[Tensor] = []
+    for axis, (positions, dim) in enumerate(
+        zip((frames, range(rows), range(columns)), rope_split(head_dim), strict=True)
+    ):
+        place = torch.arange(positions.start, positions.stop, positions.step, dtype=torch.float64)
+        # In float64: the angles reach hundreds of radians. An axis has few of them, a picture has many tokens.
+        angles = place[:, None] * ROPE_BASE ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        shape = [1, 1, 1, -1]
+        shape[axis] = len(positions)
+        for tables, values in ((cosines, angles.cos()), (sines, angles.sin())):
+            tables.append(values.float().to(device).view(shape).expand(len(frames), rows, columns, -1))
+    return torch.cat(cosines, dim=-1).flatten(1, 2), torch.cat(sines, dim=-1).flatten(1, 2)
 
 
 class RopeTables:
