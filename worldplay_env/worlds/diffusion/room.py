@@ -29,11 +29,12 @@ def free_bytes(device: torch.device) -> int | None:
     """Return how much of a GPU's memory can still be taken by this process; None for another kind of device."""
     if device.type != "cuda":
         return None
-    free, total = torch.cuda.mem_get_info(device)
-    used = torch.cuda.memory_allocated(device)
-    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    used = torch.cuda.memory_allocated(index)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(index) * total)
     # What torch holds back for itself and does not use is free to it.
-    return min(free + torch.cuda.memory_reserved(device), allowed) - used
+    return min(free + torch.cuda.memory_reserved(index), allowed) - used
 
 
 class Room:
