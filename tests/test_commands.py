@@ -14,14 +14,20 @@ from scripts import ROOT
 from worldplay_env.__main__ import COMMANDS, main
 
 PACKAGE = ROOT / "worldplay_env"
-SCRIPTS = sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("agents/*.py")])
+MAIN = 'if __name__ == "__main__":'
+SCRIPTS = [
+    path
+    for folder in ("agents", "examples")
+    for path in sorted(ROOT.glob(f"{folder}/*.py"))
+    if MAIN in path.read_text()
+]
 
 
 def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     runnable = {
         (path.parent if path.name == "__main__.py" else path.with_suffix("")).relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
-        if 'if __name__ == "__main__":' in path.read_text() and path != PACKAGE / "__main__.py"
+        if MAIN in path.read_text() and path != PACKAGE / "__main__.py"
     }
     assert set(COMMANDS) == runnable
     for arguments in ([], ["--help"], ["-h"]):
@@ -48,7 +54,7 @@ def test_an_unknown_command_is_an_error_with_the_known_ones(capsys: pytest.Captu
 
 
 HELP = """
-import contextlib, io, json, re, runpy, sys
+import contextlib, io, json, os, re, runpy, sys
 from worldplay_env.__main__ import COMMANDS, main
 
 def help_of(call, *arguments):
@@ -62,6 +68,7 @@ def help_of(call, *arguments):
 
 def script(path):
     sys.argv = [path, "--help"]
+    sys.path[0] = os.path.dirname(path)  # as Python does for a script
     runpy.run_path(path, run_name="__main__")
 
 scripts, helps = sys.argv[1:], {}
