@@ -28,6 +28,7 @@ program = sys.argv.pop(1)
 sys.argv[1:] = ["--help"]
 try:
     if program.endswith(".py"):
+        sys.path[0] = os.path.dirname(program)  # as Python does for a script
         runpy.run_path(program, run_name="__main__")
     else:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
