@@ -10,6 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from worldplay_env.models.config import TransformerConfig
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CONFIG = TransformerConfig.from_dict(json.loads((GOLDEN / "transformer.json").read_text())["config"])
+"""The recorded transformer's."""
+
 
 def as_file(folder: Path, tensors: dict[str, Tensor]) -> Any:
     save_file(tensors, folder / "weights.safetensors")

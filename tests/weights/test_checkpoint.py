@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from weight_forms import (
+    CONFIG,
+    GOLDEN,
     as_distilled,
     as_distilled_average,
     as_distilled_wrapped,
@@ -25,7 +27,7 @@ from weight_forms import (
     as_text_path,
 )
 
-from worldplay_env.models.config import WAN_5B, AutoencoderConfig, TransformerConfig
+from worldplay_env.models.config import WAN_5B, AutoencoderConfig
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.checkpoint import (
@@ -35,9 +37,7 @@ from worldplay_env.weights.checkpoint import (
 )
 from worldplay_env.weights.files import strip_prefixes
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 KEYS = json.loads((GOLDEN / "keys.json").read_text())
-CONFIG = TransformerConfig.from_dict(json.loads((GOLDEN / "transformer.json").read_text())["config"])
 AUTOENCODER_CONFIG = AutoencoderConfig.from_dict(json.loads((GOLDEN / "vae.json").read_text())["config"])
 WEIGHTS = GOLDEN / "transformer_weights.safetensors"
 AUTOENCODER_WEIGHTS = [GOLDEN / "vae_encoder_weights.safetensors", GOLDEN / "vae_decoder_weights.safetensors"]

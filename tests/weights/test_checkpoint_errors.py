@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +12,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from weight_forms import (
+    CONFIG,
+    GOLDEN,
     as_distilled,
     as_file,
     as_mapping,
     as_shards,
 )
 
-from worldplay_env.models.config import TINY, TransformerConfig
+from worldplay_env.models.config import TINY
 from worldplay_env.weights.checkpoint import (
     CheckpointError,
     load_transformer,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CONFIG = TransformerConfig.from_dict(json.loads((GOLDEN / "transformer.json").read_text())["config"])
 WEIGHTS = GOLDEN / "transformer_weights.safetensors"
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from weight_forms import CONFIG, GOLDEN
 
-from worldplay_env.models.config import TINY, AutoencoderConfig, TransformerConfig
+from worldplay_env.models.config import TINY, AutoencoderConfig
 from worldplay_env.weights.checkpoint import (
     CheckpointError,
     RandomWeights,
@@ -24,9 +25,7 @@ from worldplay_env.weights.checkpoint import (
 )
 from worldplay_env.weights.files import opened, strip_prefixes, weight_files
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 KEYS = json.loads((GOLDEN / "keys.json").read_text())
-CONFIG = TransformerConfig.from_dict(json.loads((GOLDEN / "transformer.json").read_text())["config"])
 AUTOENCODER = AutoencoderConfig.from_dict(json.loads((GOLDEN / "vae.json").read_text())["config"])
 Tensors = dict[str, Tensor]
 

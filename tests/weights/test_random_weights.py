@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import torch
 from torch import Tensor
+from weight_forms import CONFIG, GOLDEN
 
-from worldplay_env.models.config import TINY, AutoencoderConfig, TransformerConfig
+from worldplay_env.models.config import TINY, AutoencoderConfig
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.weights.checkpoint import (
     RandomWeights,
@@ -19,8 +19,6 @@ from worldplay_env.weights.checkpoint import (
     load_transformer,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CONFIG = TransformerConfig.from_dict(json.loads((GOLDEN / "transformer.json").read_text())["config"])
 AUTOENCODER_CONFIG = AutoencoderConfig.from_dict(json.loads((GOLDEN / "vae.json").read_text())["config"])
 
 

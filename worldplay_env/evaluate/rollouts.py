@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldplay_env.evaluate.camera_paths import Path, out_and_back
 from worldplay_env.evaluate.ground_truth import FRAMES_A_LATENT, Truth
-from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
+from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_frames, uint8_to_pixels
 from worldplay_env.models.worldplay.memory import CLIP, MEMORY
 from worldplay_env.worlds.base import LAYOUT, World
 from worldplay_env.worlds.transfer import fetch
@@ -84,7 +84,7 @@ def reconstruct(autoencoder: Autoencoder, film: Tensor, stepped: Stepped = ignor
         clip = uint8_to_pixels(film[first : first + step + 1]).permute(3, 0, 1, 2)[None]  # [1, 3, F, H, W]
         mean, _ = autoencoder.encode(clip)
         pixels, _ = autoencoder.decode(autoencoder.normalise(mean.float()))
-        frames = pixels_to_uint8(pixels)[0].permute(1, 2, 3, 0)
+        frames = pixels_to_frames(pixels[0])
         if first == 0:
             parts[0] = frames[:1]
         parts.append(frames[1:])

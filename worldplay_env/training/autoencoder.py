@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from worldplay_env.evaluate.metrics import psnr
 from worldplay_env.models.config import TINY_V1, AutoencoderConfig
-from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_uint8, uint8_to_pixels
+from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_frames, uint8_to_pixels
 from worldplay_env.models.wan.transforms import channels_last
 from worldplay_env.training import checkpoint, critic, depth
 from worldplay_env.training.critic import Critic
@@ -350,7 +350,7 @@ def report(run: Run[DepthAutoencoder], held_out: Clips, measured: Tensor | None,
     """
     model, truth = run.averaged, held_out.frames
     parts = [rebuild(model.autoencoder, as_video(clips)) for clips in truth.split(at_once)]
-    frames = pixels_to_uint8(torch.cat([rebuilt for rebuilt, _, _ in parts]).permute(0, 2, 3, 4, 1))
+    frames = pixels_to_frames(torch.cat([rebuilt for rebuilt, _, _ in parts]))
     decibels = psnr(frames.flatten(0, 1), truth.flatten(0, 1))
     read = torch.cat([model.read_depth(mean) for _, mean, _ in parts])
     figures = {

@@ -17,7 +17,7 @@ from torch import Tensor
 from worldplay_env.control.actions import NUM_CLASSES
 from worldplay_env.evaluate.metrics import luminance, psnr
 from worldplay_env.models.wan.attention import attend
-from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_uint8
+from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_frames
 from worldplay_env.models.worldplay import sampler
 from worldplay_env.models.worldplay.attention import BRANCHES
 from worldplay_env.training import depth
@@ -242,8 +242,7 @@ def _shown(paths: LatentPaths, chunk: int, height: int) -> Tensor:
 @torch.no_grad()
 def decode(autoencoder: Autoencoder, latents: Tensor, at_once: int = 8) -> Tensor:
     """Decode whole videos [N, C, T, h, w] to frames uint8 [N, 4 T - 3, H, W, 3]."""
-    parts = [pixels_to_uint8(autoencoder.decode(part)[0]) for part in latents.split(at_once)]
-    return torch.cat(parts).permute(0, 2, 3, 4, 1).contiguous()
+    return torch.cat([pixels_to_frames(autoencoder.decode(part)[0]) for part in latents.split(at_once)])
 
 
 def report(run: Run[Networks], autoencoder: Autoencoder, paths: LatentPaths, chunks: int) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldplay_env.models.wan.attention import KeysValues, Rows, by_row, split_heads
-from worldplay_env.models.wan.layers import Linear, RMSNorm
+from worldplay_env.models.wan.attention import KeysValues, Projections, Rows, by_row
 from worldplay_env.models.wan.rotary import apply_rope
 
 
@@ -26,26 +25,16 @@ class Positions(NamedTuple):
     seen: Tensor | None = None
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Projections):
     """Rotary self-attention. Tokens are [M, n, dim]; positions are those of the M groups."""
-
-    def __init__(self, dim: int, heads: int, eps: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = Linear(dim, dim)
-        self.to_k = Linear(dim, dim)
-        self.to_v = Linear(dim, dim)
-        self.norm_q = RMSNorm(dim, eps=eps)
-        self.norm_k = RMSNorm(dim, eps=eps)
-        self.to_out = Linear(dim, dim)
 
     def queries(self, x: Tensor, positions: Positions) -> Tensor:
         """Return rotated queries [M, n, heads, d]."""
-        return apply_rope(split_heads(self.norm_q(self.to_q(x)), self.heads), positions.cos, positions.sin)
+        return apply_rope(self.project_q(x), positions.cos, positions.sin)
 
     def keys_values(self, x: Tensor, positions: Positions) -> KeysValues:
         """Return keys, not rotated, and values, [M, n, heads, d] each; the cache rotates the keys."""
-        return split_heads(self.norm_k(self.to_k(x)), self.heads), split_heads(self.to_v(x), self.heads)
+        return self.project_kv(x)
 
     def outputs(self, out: Tensor, positions: Positions) -> Tensor:
         """Map what was attended to, [M, n, heads, d], to an update of the tokens [M, n, dim]."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from worldplay_env.models.config import TransformerConfig
+from worldplay_env.models.config import WAN_5B, TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,5 @@ IMAGES_PER_LATENT = 4
 AUTOENCODER_NORM_EPS = 1e-6
 """What the norms of the autoencoder add to a mean square: the transformer was given such latents."""
 
-ABOT_5B_TRANSFORMER = AbotTransformerConfig(
-    num_attention_heads=24,
-    attention_head_dim=128,
-    in_channels=48,
-    out_channels=48,
-    text_dim=4096,
-    freq_dim=256,
-    ffn_dim=14336,
-    num_layers=30,
-)
+ABOT_5B_TRANSFORMER = AbotTransformerConfig(**asdict(WAN_5B.transformer))
+"""The backbone is that of Wan 2.2 TI2V-5B."""

@@ -18,7 +18,7 @@ from worldplay_env.models.abot.adapter import ActionAdapter
 from worldplay_env.models.abot.attention import Positions, SelfAttention
 from worldplay_env.models.abot.config import AbotTransformerConfig
 from worldplay_env.models.abot.window import reference_times
-from worldplay_env.models.wan.attention import KeysValues, KeyValueCache, LayerCache
+from worldplay_env.models.wan.attention import KeysValues, LayerCache
 from worldplay_env.models.wan.backbone import Backbone
 from worldplay_env.models.wan.block import Block, Execution
 from worldplay_env.models.wan.layers import Embedder, Linear, sinusoid
@@ -46,12 +46,6 @@ class AbotTransformer(Backbone):
         )
         self.modulation_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.output_projection = Linear(dim, config.out_channels * math.prod(patch))
-
-    def new_cache(self, batch: int, rows: int) -> KeyValueCache:
-        """Allocate a cache for `batch` worlds with room for `rows` tokens of references, window and block."""
-        config = self.config
-        shape = (batch, config.num_attention_heads, rows, config.attention_head_dim)
-        return KeyValueCache(config.num_layers, shape, self.device, self.dtype)
 
     def rotation(self, times: range, latent_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return RoPE's cosines and sines at time positions, float32 [frames, tokens, head_dim / 2]."""

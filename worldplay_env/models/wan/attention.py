@@ -110,8 +110,8 @@ def by_frame(x: Tensor, frames: int) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1).unflatten(0, (frames, -1)).contiguous()
 
 
-class CrossAttention(nn.Module):
-    """Attention to the prompt: no positions, no mask (the zero rows behind a prompt are attended to)."""
+class Projections(nn.Module):
+    """The linear layers of an attention: queries, keys and values, those two normalised, and its output."""
 
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__()
@@ -123,14 +123,22 @@ class CrossAttention(nn.Module):
         self.norm_k = RMSNorm(dim, eps=eps)
         self.to_out = Linear(dim, dim)
 
-    def keys_values(self, text: Tensor) -> KeysValues:
-        """Return keys and values [batch, heads, text tokens, d] of projected text [batch, text tokens, dim]."""
-        k, v = self.norm_k(self.to_k(text)), self.to_v(text)
-        return split_heads(k, self.heads).transpose(1, 2), split_heads(v, self.heads).transpose(1, 2)
-
-    def queries(self, x: Tensor) -> Tensor:
+    def project_q(self, x: Tensor) -> Tensor:
         """Return queries [..., tokens, heads, d] of tokens x [..., tokens, dim]."""
         return split_heads(self.norm_q(self.to_q(x)), self.heads)
+
+    def project_kv(self, x: Tensor) -> KeysValues:
+        """Return keys and values [..., tokens, heads, d] of tokens x [..., tokens, dim]."""
+        return split_heads(self.norm_k(self.to_k(x)), self.heads), split_heads(self.to_v(x), self.heads)
+
+
+class CrossAttention(Projections):
+    """Attention to the prompt: no positions, no mask (the zero rows behind a prompt are attended to)."""
+
+    def keys_values(self, text: Tensor) -> KeysValues:
+        """Return keys and values [batch, heads, text tokens, d] of projected text [batch, text tokens, dim]."""
+        k, v = self.project_kv(text)
+        return k.transpose(1, 2), v.transpose(1, 2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

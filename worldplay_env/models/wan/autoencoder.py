@@ -19,7 +19,7 @@ from worldplay_env.models.config import AutoencoderConfig
 from worldplay_env.models.wan.causal import CausalConv3d, DecoderState, Stream
 from worldplay_env.models.wan.resampling import Downsampler, Upsampler, average_down, duplicate_up
 
-__all__ = ["Autoencoder", "DecoderState", "pixels_to_uint8", "uint8_to_pixels"]
+__all__ = ["Autoencoder", "DecoderState", "pixels_to_frames", "pixels_to_uint8", "uint8_to_pixels"]
 
 IMAGE_CHANNELS = 3
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -34,6 +34,11 @@ def uint8_to_pixels(images: Tensor) -> Tensor:
 def pixels_to_uint8(frames: Tensor) -> Tensor:
     """Map pixels in [-1, 1] of any shape and float dtype to uint8 (spec section 1)."""
     return ((frames.float() / 2 + 0.5) * 255).round().to(torch.uint8)
+
+
+def pixels_to_frames(video: Tensor) -> Tensor:
+    """Map a video [..., 3, F, H, W], clamped to [-1, 1], to frames, uint8 [..., F, H, W, 3]."""
+    return pixels_to_uint8(video.clamp(-1, 1)).movedim(-4, -1).contiguous()
 
 
 class RMSNorm(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldplay_env.models.config import TransformerConfig
-from worldplay_env.models.wan.attention import KeysValues
+from worldplay_env.models.wan.attention import KeysValues, KeyValueCache
 from worldplay_env.models.wan.block import Block, BlockNetwork, Execution
 from worldplay_env.models.wan.layers import Embedder, Linear, modulate
 
@@ -26,7 +26,10 @@ class Backbone(BlockNetwork):
         modulation_projection: What a frame is conditioned on, to six shifts, scales and gates.
         modulation_table: [1, 2, dim], shift and scale of the head.
         output_projection: Tokens to patches of velocities.
+        branches: Attentions that the self-attention runs side by side, each with all heads.
     """
+
+    branches: ClassVar[int] = 1
 
     config: TransformerConfig
     patch_embedding: nn.Conv3d
@@ -53,6 +56,12 @@ class Backbone(BlockNetwork):
         """Return rows and columns of tokens of a latent frame of `latent_size` = (rows, columns)."""
         _, rows, columns = self.config.patch_size
         return latent_size[0] // rows, latent_size[1] // columns
+
+    def new_cache(self, batch: int, rows: int) -> KeyValueCache:
+        """Allocate a cache for `batch` worlds with room for `rows` tokens: those seen and those of a call."""
+        config = self.config
+        shape = (batch, self.branches * config.num_attention_heads, rows, config.attention_head_dim)
+        return KeyValueCache(config.num_layers, shape, self.device, self.dtype)
 
     def text_keys_values(self, prompt_embedding: Tensor, execution: Execution | None = None) -> list[KeysValues]:
         """Return every block's keys and values of a prompt [batch, text tokens, text_dim]: made once a prompt."""

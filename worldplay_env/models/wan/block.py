@@ -124,7 +124,7 @@ class Block(nn.Module):
         """Add the self-attention `out` [M, n, heads, d]; return tokens and their queries to the text."""
         gate = self._modulation(modulation)[2]
         x = gated(x, self.self_attention.outputs(out, positions), gate)
-        return x, self.cross_attention.queries(self.cross_attention_norm(x))
+        return x, self.cross_attention.project_q(self.cross_attention_norm(x))
 
     def after_text(self, x: Tensor, modulation: Tensor, out: Tensor) -> Tensor:
         """Add the cross-attention `out` [M, n, heads, d] and the feed-forward."""

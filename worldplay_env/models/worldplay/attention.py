@@ -7,10 +7,10 @@ attention over twice the heads: RoPE's first, then PRoPE's.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldplay_env.models.wan.attention import KeysValues, split_heads
-from worldplay_env.models.wan.layers import Linear, RMSNorm
+from worldplay_env.models.wan.attention import KeysValues, Projections
+from worldplay_env.models.wan.layers import Linear
 from worldplay_env.models.wan.rotary import apply_rope
 from worldplay_env.models.worldplay import positional
 from worldplay_env.models.worldplay.positional import Positions
@@ -18,33 +18,25 @@ from worldplay_env.models.worldplay.positional import Positions
 BRANCHES = 2
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Projections):
     """Dual-branch self-attention: one q, k, v; two attentions; two output projections that are added.
 
     Tokens are [M, n, dim], of M = batch x frames latent frames.
     """
 
     def __init__(self, dim: int, heads: int, eps: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = Linear(dim, dim)
-        self.to_k = Linear(dim, dim)
-        self.to_v = Linear(dim, dim)
-        self.norm_q = RMSNorm(dim, eps=eps)
-        self.norm_k = RMSNorm(dim, eps=eps)
-        self.to_out = Linear(dim, dim)
+        super().__init__(dim, heads, eps)
         self.to_out_prope = Linear(dim, dim)
 
     def queries(self, x: Tensor, positions: Positions) -> Tensor:
         """Return both branches' queries [M, n, 2 heads, d]."""
-        q = split_heads(self.norm_q(self.to_q(x)), self.heads)
+        q = self.project_q(x)
         rope, prope = apply_rope(q, positions.cos, positions.sin), positional.prope_queries(q, positions)
         return torch.cat((rope, prope), dim=2)
 
     def keys_values(self, x: Tensor, positions: Positions) -> KeysValues:
         """Return both branches' keys and values, [M, n, 2 heads, d] each."""
-        k = split_heads(self.norm_k(self.to_k(x)), self.heads)
-        v = split_heads(self.to_v(x), self.heads)
+        k, v = self.project_kv(x)
         keys = apply_rope(k, positions.cos, positions.sin), positional.prope_keys_values(k, positions)
         values = v, positional.prope_keys_values(v, positions)
         return torch.cat(keys, dim=2), torch.cat(values, dim=2)

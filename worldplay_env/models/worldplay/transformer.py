@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from worldplay_env.models.config import TransformerConfig
-from worldplay_env.models.wan.attention import KeysValues, KeyValueCache, LayerCache
+from worldplay_env.models.wan.attention import KeysValues, LayerCache
 from worldplay_env.models.wan.backbone import Backbone
 from worldplay_env.models.wan.block import Block, Execution
 from worldplay_env.models.wan.layers import Embedder, Linear, sinusoid
@@ -31,6 +31,8 @@ class Transformer(Backbone):
         config: Sizes.
     """
 
+    branches = BRANCHES
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
@@ -46,12 +48,6 @@ class Transformer(Backbone):
         )
         self.modulation_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.output_projection = Linear(dim, config.out_channels * math.prod(patch))
-
-    def new_cache(self, batch: int, rows: int) -> KeyValueCache:
-        """Allocate a cache for `batch` worlds with room for `rows` tokens of memory and chunk together."""
-        config = self.config
-        shape = (batch, BRANCHES * config.num_attention_heads, rows, config.attention_head_dim)
-        return KeyValueCache(config.num_layers, shape, self.device, self.dtype)
 
     def positions(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from worldplay_env.models.wan.autoencoder import DecoderState
@@ -13,6 +14,21 @@ from worldplay_env.worlds.diffusion.rollout import DreamRollout
 def memory_length(rollout: DreamRollout) -> int:
     """Return how many latent frames the next chunk of a rollout sees."""
     return min(rollout.chunks * CHUNK_LATENTS, memory.MEMORY)
+
+
+def grouped(rollouts: Sequence[DreamRollout], *, mixed_ages: bool, most: int | None) -> list[list[int]]:
+    """Return the indices of the rollouts that go through the networks together.
+
+    Args:
+        rollouts: Of one step.
+        mixed_ages: Whether memories of all lengths go through together.
+        most: Rollouts in a group; None: any number.
+    """
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, rollout in enumerate(rollouts):
+        groups[0 if mixed_ages else memory_length(rollout)].append(index)
+    most = most or max(len(rollouts), 1)
+    return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
 
 
 def first_and_later(rollouts: Sequence[DreamRollout]) -> list[list[int]]:

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import traceback
 import warnings
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from torch import Tensor
 from worldplay_env.media.image import fit_image
 from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.flops import chunk_operations
-from worldplay_env.models.wan.autoencoder import Autoencoder, DecoderState, pixels_to_uint8, uint8_to_pixels
+from worldplay_env.models.wan.autoencoder import Autoencoder, DecoderState, pixels_to_frames, uint8_to_pixels
 from worldplay_env.models.wan.text import TextEncoder
 from worldplay_env.models.wan.transforms import Transform
 from worldplay_env.models.worldplay import memory
@@ -45,7 +45,7 @@ from worldplay_env.worlds.base import (
     check_step,
 )
 from worldplay_env.worlds.diffusion.generator import ChunkGenerator, GeneratedChunk
-from worldplay_env.worlds.diffusion.groups import first_and_later, memory_length, stacked
+from worldplay_env.worlds.diffusion.groups import first_and_later, grouped, stacked
 from worldplay_env.worlds.diffusion.rollout import DreamRollout, EncodedPrompt, PastChunk, image_noise
 from worldplay_env.worlds.diffusion.room import OutOfMemoryError, Room, is_out_of_memory
 from worldplay_env.worlds.diffusion.saved import read_rollout
@@ -268,10 +268,11 @@ class DreamWorld(World):
     ) -> list[Chunk]:
         with self._exclusively():
             check_step(self, rollouts, controls, noise)
-            passes = self._passes(rollouts)
-            self._room.make(max(map(len, passes), default=0), self._dreamer.buffered)
+            most = ROLLOUTS_AT_ONCE_ON_CPU if self.device.type == "cpu" else None
+            groups = grouped(rollouts, mixed_ages=self._mixed_ages, most=most)
+            self._room.make(max(map(len, groups), default=0), self._dreamer.buffered)
             made: dict[int, _Made] = {}
-            for members in passes:
+            for members in groups:
                 group, cameras = [rollouts[index] for index in members], [controls[index] for index in members]
                 own_noise = None if noise is None else noise[members]
                 made.update(zip(members, self._step_group(group, cameras, own_noise, decode), strict=True))
@@ -296,7 +297,7 @@ class DreamWorld(World):
             with self._exclusively():
                 pixels, state = self.autoencoder.decode(latent, state, clamp=False)
                 self._require_finite(pixels)
-                parts.append(_to_frames(pixels[0]))
+                parts.append(pixels_to_frames(pixels[0]))
                 if len(parts) == CHUNK_LATENTS:
                     if rollout.chunks != before:
                         raise WorldError("the rollout was stepped while its frames were streamed")
@@ -314,14 +315,6 @@ class DreamWorld(World):
             dreamt = self._dreamer.dream([rollout], [control], None, watch)
             self._require_finite(dreamt.latents)
             return dreamt, self._caught_up(rollout), watch.seconds()
-
-    def _passes(self, rollouts: Sequence[DreamRollout]) -> list[list[int]]:
-        """Return the indices of the rollouts that go through the networks together."""
-        groups: dict[int, list[int]] = defaultdict(list)
-        for index, rollout in enumerate(rollouts):
-            groups[0 if self._mixed_ages else memory_length(rollout)].append(index)
-        most = ROLLOUTS_AT_ONCE_ON_CPU if self.device.type == "cpu" else max(len(rollouts), 1)
-        return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
 
     def _is_launch_bound(self) -> bool:
         operations = chunk_operations(self.config, memory.MEMORY, CHUNK_LATENTS, first=False)
@@ -343,7 +336,7 @@ class DreamWorld(World):
                 made.append(pixels)
                 shown = pixels[:, :, -1:] if decode == "newest" else pixels
                 for index, row, after in zip(members, shown, state.split(), strict=True):
-                    frames[index], states[index] = _to_frames(row), after
+                    frames[index], states[index] = pixels_to_frames(row), after
             watch.lap("decode")
         self._require_finite(*made)
         watch.lap("check")
@@ -400,8 +393,3 @@ class DreamWorld(World):
                     f"out of memory on {self.device}; no rollout was changed. Step fewer rollouts at once, or load "
                     f"the world with fewer latents_per_decode (now {self._latents_per_decode})."
                 ) from error
-
-
-def _to_frames(pixels: Tensor) -> Tensor:
-    """Map pixels [3, F, H, W] to frames, uint8 [F, H, W, 3]."""
-    return pixels_to_uint8(pixels.clamp(-1, 1)).permute(1, 2, 3, 0).contiguous()
