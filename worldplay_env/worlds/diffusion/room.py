@@ -29,12 +29,12 @@ def free_bytes(device: torch.device) -> int | None:
     """Return how much of a GPU's memory can still be taken by this process; None for another kind of device."""
     if device.type != "cuda":
         return None
-    index = torch.cuda.current_device() if device.index is None else device.index
-    free, total = torch.cuda.mem_get_info(index)
-    used = torch.cuda.memory_allocated(index)
-    allowed = int(torch.cuda.get_per_process_memory_fraction(index) * total)
+    free, total = torch.cuda.mem_get_info(device)
+    used = torch.cuda.memory_allocated(device)
+    # Unlike the others it takes no device without an index; of None it takes the current one, as they do.
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device.index) * total)
     # What torch holds back for itself and does not use is free to it.
-    return min(free + torch.cuda.memory_reserved(index), allowed) - used
+    return min(free + torch.cuda.memory_reserved(device), allowed) - used
 
 
 class Room:
