@@ -55,6 +55,7 @@ class ChunkRecord:
         frames: Images made.
         seconds: That making it took.
         parts: Of those, by part.
+        before: The moment before it, for as long as a session may go back there.
     """
 
     keys: tuple[tuple[str, ...], ...]
@@ -64,6 +65,7 @@ class ChunkRecord:
     frames: int = 0
     seconds: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
+    before: Checkpoint | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -58,6 +59,10 @@ class Presenter:
         self._scripted = session.scripted
         self._notice = ("", 0.0)
         self._began = time.monotonic()
+
+    def files(self) -> list[Path]:
+        """Return the films and pictures that are complete."""
+        return [*self._recorder.written]
 
     @property
     def over(self) -> bool:
@@ -115,6 +120,14 @@ class Presenter:
         else:
             self.leaving = True
 
+    def rewind(self, chunk: int) -> None:
+        """Go back to the beginning of a chunk of the way walked, and take another way from there."""
+        try:
+            if not self.session.rewind(chunk):
+                self.say("that is too long ago to go back to")
+        except ValueError as error:
+            self.say(str(error))
+
     def may_prompt(self) -> bool:
         """Return whether a new prompt can be typed; else say why not."""
         if self.session.scripted:
@@ -146,13 +159,11 @@ class Presenter:
         session = self.session
         figures, aim = session.figures(), session.aim
         text, since = self._notice
-        pictures = session.pictures or self._first_pictures
         captions = tuple(panel.name for panel in session.panels)
         if aim is not None:
-            pictures += (np.full_like(pictures[0], MID_GREY) if aim.picture is None else aim.picture,)
             captions += ("goal" if aim.over else f"goal, steps left: {aim.left}",)
         return ScreenState(
-            pictures=pictures,
+            pictures=self.with_goal(session.pictures or self._first_pictures),
             captions=captions,
             held=session.held,
             action=keys.action_of(session.held),
@@ -167,6 +178,13 @@ class Presenter:
             error=_complaint(session.error),
             overlay=self.overlay,
         )
+
+    def with_goal(self, pictures: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """Return pictures of the panels and, where there is one to reach, of the goal: grey while it is looked for."""
+        aim = self.session.aim
+        if aim is None:
+            return pictures
+        return (*pictures, np.full_like(pictures[0], MID_GREY) if aim.picture is None else aim.picture)
 
     def _progress(self) -> Progress | None:
         """Return how far loading has come."""

@@ -26,6 +26,8 @@ from worldplay_env.play.replay import ChunkKeys, Recording, Replay
 from worldplay_env.play.status import Activity, Figures, Update
 from worldplay_env.worlds.base import LAYOUT, Rollout, Start, World
 
+REWINDS = 32
+"""Chunks that can be gone back over: each keeps the state that it was made from."""
 MAKING = "making the next second"
 LOOKING = "looking for a goal"
 
@@ -91,15 +93,15 @@ class Session:
 
     # ---- what the owner says
 
-    def press(self, key: str) -> None:
-        """Say that a movement key went down."""
+    def press(self, key: str, at: float | None = None) -> None:
+        """Say that a movement key went down, by the clock at the time `at`; by default just now."""
         with self._changed:
-            self._keys.press(key, self._clock())
+            self._keys.press(key, self._clock() if at is None else at)
 
-    def release(self, key: str) -> None:
-        """Say that a movement key went up."""
+    def release(self, key: str, at: float | None = None) -> None:
+        """Say that a movement key went up, by the clock at the time `at`; by default just now."""
         with self._changed:
-            self._keys.release(key, self._clock())
+            self._keys.release(key, self._clock() if at is None else at)
 
     def release_all(self) -> None:
         """Say that all keys went up."""
@@ -152,10 +154,37 @@ class Session:
         with self._changed:
             return self._cut(Command.RETURN, *self._bookmark)
 
-    def _cut(self, command: Command, checkpoint: Checkpoint | None, records: list[ChunkRecord]) -> bool:
+    def rewind(self, chunk: int) -> bool:
+        """Go back to the beginning of a chunk of the way walked; return whether it is kept: see `rewinds_from`.
+
+        Args:
+            chunk: Its place in `records`.
+
+        Raises:
+            ValueError: The session is recorded or a script plays: neither can tell of it.
+        """
+        if self.only_forward:
+            raise ValueError("a session that is recorded or follows a script goes only forward")
+        with self._changed:
+            if not 0 <= chunk < len(self.records):
+                return False
+            return self._cut(None, self.records[chunk].before, self.records[:chunk])
+
+    @property
+    def only_forward(self) -> bool:
+        """Whether the session is recorded or follows a script, neither of which can tell of a `rewind`."""
+        return self._recording is not None or self.scripted
+
+    @property
+    def rewinds_from(self) -> int:
+        """The earliest chunk of `records` that `rewind` can go back to."""
+        return next((place for place, record in enumerate(self.records) if record.before), len(self.records))
+
+    def _cut(self, command: Command | None, checkpoint: Checkpoint | None, records: list[ChunkRecord]) -> bool:
         if checkpoint is None:
             return False
-        self.note(command)
+        if command is not None:
+            self.note(command)
         self._playback.clear(self._clock())
         self._keys.forget_taps()
         self._take += 1
@@ -188,6 +217,9 @@ class Session:
         if frame.index == 0:
             self._unseen -= 1
             self.records.append(frame.record)
+            frame.record.before = frame.before
+            for record in self.records[:-REWINDS]:
+                record.before = None
             if frame.record.pressed_at is not None:
                 self._key_to_frame = now - frame.record.pressed_at
 
