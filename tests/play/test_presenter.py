@@ -67,9 +67,9 @@ def test_a_script_decides_where_the_world_goes_until_it_is_over(present: Callabl
     assert presenter.state().notice == "a script is playing: it decides where the world goes"
     play_until(presenter, lambda: not presenter.session.scripted)
     play_until(presenter, lambda: presenter.state().notice == "the script is over: the keys are yours")
-    assert presenter.session.bookmarked_pose is not None
+    assert presenter.session.history.bookmark is not None
     presenter.command(Command.RESTART)
-    assert presenter.session.on_show is None
+    assert presenter.session.history.on_show is None
 
 
 def test_a_script_that_leaves_ends_it_before_another_frame(present: Callable[..., Presenter]) -> None:

@@ -121,8 +121,8 @@ def test_a_slow_world_makes_the_picture_wait_and_never_jump(clock: FakeClock) ->
         clock.now += 2.0
         assert session.advance().frame is None
         assert session.waiting() == pytest.approx(2.0 - 1 / FPS)
-        assert session.on_show is not None
-        assert frame_number(session.on_show.pictures[0]) == numbers[-1]
+        assert session.history.on_show is not None
+        assert frame_number(session.history.on_show.pictures[0]) == numbers[-1]
     assert numbers == list(range(1 + 3 * 4 + 5 * 4))
     world.leave.release(20)
     session.close()
@@ -135,8 +135,8 @@ def test_starting_over_drops_what_was_made_before(clock: FakeClock) -> None:
     world.leave.release(6)  # a chunk and a half: the rest comes after the restart
     show(session, clock, 13 + 4)
     assert session.restart()
-    np.testing.assert_array_equal(session.pictures[0], picture())
-    assert (session.records, session.on_show) == ([], None)
+    np.testing.assert_array_equal(session.history.pictures[0], picture())
+    assert (session.history.records, session.history.on_show) == ([], None)
     world.leave.release(200)
     frames = show(session, clock, 40)
     session.close()
@@ -152,8 +152,8 @@ def test_going_back_returns_to_the_chunk_that_was_bookmarked(clock: FakeClock) -
     assert session.bookmark()
     away = show(session, clock, 40)
     assert session.go_back()
-    assert len(session.records) == 2
-    np.testing.assert_array_equal(session.pictures[0], before[13 + 15].pictures[0])
+    assert len(session.history.records) == 2
+    np.testing.assert_array_equal(session.history.pictures[0], before[13 + 15].pictures[0])
     again = show(session, clock, 16 + 5)
     session.close()
     assert [frame.number for frame in again] == list(range(13 + 16, 13 + 16 + 21))
@@ -209,7 +209,7 @@ def test_a_world_that_cannot_be_loaded_says_why(clock: FakeClock) -> None:
         raise ValueError("no such world")
 
     session = begin(clock, load)
-    assert (str(session.error), session.loaded, session.pictures) == ("no such world", False, None)
+    assert (str(session.error), session.loaded, session.history.pictures) == ("no such world", False, None)
     assert session.advance().frame is None
     assert not session.restart()
     session.close()
@@ -223,7 +223,7 @@ def test_a_world_that_fails_says_why_and_starts_over(clock: FakeClock) -> None:
     world.failure = WorldError("out of memory")
     world.leave.release()
     until(lambda: session.error)
-    assert session.on_show is not None
+    assert session.history.on_show is not None
     world.failure = None
     world.leave.release(200)
     assert session.restart()

@@ -116,7 +116,7 @@ class Presenter:
         if command is Command.FILM:
             self._recorder.toggle_film()
         elif command is Command.PICTURE:
-            self._recorder.take_picture(self.session.pictures or self._first_pictures)
+            self._recorder.take_picture(self.session.history.pictures or self._first_pictures)
         else:
             self.leaving = True
 
@@ -163,7 +163,7 @@ class Presenter:
         if aim is not None:
             captions += ("goal" if aim.over else f"goal, steps left: {aim.left}",)
         return ScreenState(
-            pictures=self.with_goal(session.pictures or self._first_pictures),
+            pictures=self.with_goal(session.history.pictures or self._first_pictures),
             captions=captions,
             held=session.held,
             action=keys.action_of(session.held),
@@ -180,7 +180,7 @@ class Presenter:
         )
 
     def with_goal(self, pictures: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        """Return pictures of the panels and, where there is one to reach, of the goal: grey while it is looked for."""
+        """Return pictures of the panels and of the goal, if there is one: grey while it is looked for."""
         aim = self.session.aim
         if aim is None:
             return pictures
@@ -218,10 +218,10 @@ class Presenter:
 
     def _walks(self) -> tuple[Walk, ...]:
         """Return what the map shows: the way up to the frame on show."""
-        frame, records = self.session.on_show, self.session.records
+        frame, records = self.session.history.on_show, self.session.history.records
         if frame is None or not records:
             return ()
-        bookmark = self.session.bookmarked_pose
+        bookmark = self.session.history.bookmark
         walks = []
         for panel in range(len(self.session.panels)):
             poses = np.concatenate([record.poses[panel] for record in records])  # [4 N, 4, 4]
@@ -234,7 +234,7 @@ class Presenter:
                     path=at(walked[:, :3, 3]),
                     heading=at(walked[-1, :3, 2]),
                     remembered=at(remembered[:, :3, 3]),
-                    bookmark=None if bookmark is None else at(bookmark[panel][:3, 3]),
+                    bookmark=None if bookmark is None else at(bookmark.poses[panel][:3, 3]),
                 )
             )
         return tuple(walks)

@@ -19,6 +19,7 @@ import numpy as np
 from worldplay_env.control.actions import label_of_keys
 from worldplay_env.play.chunk_job import Checkpoint, ChunkJob, ChunkRecord, Frame, Panel
 from worldplay_env.play.goals import Aim, Goals
+from worldplay_env.play.history import History, Place
 from worldplay_env.play.key_buffer import KeyBuffer
 from worldplay_env.play.keys import Command
 from worldplay_env.play.pacing import Lead, Playback
@@ -26,8 +27,6 @@ from worldplay_env.play.replay import ChunkKeys, Recording, Replay
 from worldplay_env.play.status import Activity, Figures, Update
 from worldplay_env.worlds.base import LAYOUT, Rollout, Start, World
 
-REWINDS = 32
-"""Chunks that can be gone back over: each keeps the state that it was made from."""
 MAKING = "making the next second"
 LOOKING = "looking for a goal"
 
@@ -60,10 +59,7 @@ class Session:
         self.fps = fps
         self.frames_shown = 0
         """Frames shown since the session began, over all its restarts."""
-        self.records: list[ChunkRecord] = []
-        """The way walked up to the frame on show: one a chunk, the last of them the one on show."""
-        self.on_show: Frame | None = None
-        """None while the picture of `standing` is on show."""
+        self.history = History()
         self._start, self._script, self._recording, self._clock = start, script, recording, clock
         self._goals = goals
         self._keys = KeyBuffer(LAYOUT.images / fps)
@@ -74,10 +70,7 @@ class Session:
         self._error: Exception | None = None
         self._activity: Activity | None = None
         self._worlds: list[World] = []
-        self._beginning: Checkpoint | None = None
-        self._standing: Checkpoint | None = None
-        """Where the way on show begins: the start, or the bookmark gone back to."""
-        self._bookmark: tuple[Checkpoint, list[ChunkRecord]] | None = None
+        self._beginning: Place | None = None
         self._rollouts: list[Rollout] = []
         self._newest: tuple[np.ndarray, ...] = ()
         """The last images made in this take."""
@@ -132,7 +125,7 @@ class Session:
         """
         with self._changed:
             aim = self.aim
-            done = self._cut(Command.RESTART, self._beginning, [])
+            done = self._cut(Command.RESTART, self._beginning)
             if done and self._goals is not None and aim is not None and (aim.reached or aim.picture is None):
                 self._goals.next()
             return done
@@ -140,25 +133,22 @@ class Session:
     def bookmark(self) -> bool:
         """Remember the beginning of the chunk on show; return whether there is one yet."""
         with self._changed:
-            here = self._standing if self.on_show is None else self.on_show.before
-            if here is None:
+            if self.history.here is None:
                 return False
             self.note(Command.BOOKMARK)
-            self._bookmark = here, self.records[: len(self.records) - (self.on_show is not None)]
+            self.history.bookmark = self.history.here
             return True
 
     def go_back(self) -> bool:
         """Go back to the bookmark; what was made since is dropped. Return whether there is one."""
-        if self._bookmark is None:
-            return False
         with self._changed:
-            return self._cut(Command.RETURN, *self._bookmark)
+            return self._cut(Command.RETURN, self.history.bookmark)
 
     def rewind(self, chunk: int) -> bool:
-        """Go back to the beginning of a chunk of the way walked; return whether it is kept: see `rewinds_from`.
+        """Go back to the beginning of a chunk of the way walked; return whether it is kept: see `History`.
 
         Args:
-            chunk: Its place in `records`.
+            chunk: Its place in `history.records`.
 
         Raises:
             ValueError: The session is recorded or a script plays: neither can tell of it.
@@ -166,22 +156,15 @@ class Session:
         if self.only_forward:
             raise ValueError("a session that is recorded or follows a script goes only forward")
         with self._changed:
-            if not 0 <= chunk < len(self.records):
-                return False
-            return self._cut(None, self.records[chunk].before, self.records[:chunk])
+            return self._cut(None, self.history.before(chunk))
 
     @property
     def only_forward(self) -> bool:
         """Whether the session is recorded or follows a script, neither of which can tell of a `rewind`."""
         return self._recording is not None or self.scripted
 
-    @property
-    def rewinds_from(self) -> int:
-        """The earliest chunk of `records` that `rewind` can go back to."""
-        return next((place for place, record in enumerate(self.records) if record.before), len(self.records))
-
-    def _cut(self, command: Command | None, checkpoint: Checkpoint | None, records: list[ChunkRecord]) -> bool:
-        if checkpoint is None:
+    def _cut(self, command: Command | None, place: Place | None) -> bool:
+        if place is None:
             return False
         if command is not None:
             self.note(command)
@@ -189,10 +172,13 @@ class Session:
         self._keys.forget_taps()
         self._take += 1
         self._unseen, self._prompt, self._error = 0, None, None
-        self.records, self.on_show, self._standing = list(records), None, checkpoint
-        self._rollouts, self._newest = checkpoint.fork(), checkpoint.pictures
+        self._stand_at(place)
         self._changed.notify_all()
         return True
+
+    def _stand_at(self, place: Place) -> None:
+        self.history.stand_at(place)
+        self._rollouts, self._newest = place.checkpoint.fork(), place.checkpoint.pictures
 
     # ---- what the owner asks
 
@@ -201,7 +187,7 @@ class Session:
         with self._changed:
             now = self._clock()
             # A script is awaited until the worlds stand: a command has to find them.
-            if self._script is not None and self._standing is not None:
+            if self._script is not None and self.loaded:
                 command = self._script.due(self.frames_shown)
                 if command is not None:
                     return Update(command=command)
@@ -213,40 +199,25 @@ class Session:
 
     def _show(self, frame: Frame, now: float) -> None:
         self.frames_shown += 1
-        self.on_show = frame
+        self.history.show(frame)
         if frame.index == 0:
             self._unseen -= 1
-            self.records.append(frame.record)
-            frame.record.before = frame.before
-            for record in self.records[:-REWINDS]:
-                record.before = None
             if frame.record.pressed_at is not None:
                 self._key_to_frame = now - frame.record.pressed_at
 
     @property
-    def pictures(self) -> tuple[np.ndarray, ...] | None:
-        """What is on show, uint8 [height, width, 3] for each panel; None before a world has prepared its start."""
-        if self.on_show is not None:
-            return self.on_show.pictures
-        return None if self._standing is None else self._standing.pictures
-
-    @property
     def aim(self) -> Aim | None:
         """How the walk on show stands to its goal; None without goals, and before a world has prepared its start."""
-        if self._goals is None or self._standing is None:
+        if self._goals is None or not self.loaded:
             return None
-        frame = self.on_show
-        whole = frame is None or (
-            frame.latent + 1 == len(frame.record.keys) and frame.index + 1 == frame.record.frames
-        )
-        walked = self.records if whole else self.records[:-1]
+        walked = self.history.whole
         return self._goals.aim(walked[-1].poses[0][-1] if walked else None, len(walked))
 
     @property
     def held(self) -> frozenset[str]:
         """The movement keys to light up: those that are down, or the script's."""
         if self.scripted:
-            return frozenset(self.on_show.keys if self.on_show else ())
+            return frozenset(self.history.on_show.keys if self.history.on_show else ())
         return self._keys.held
 
     @property
@@ -267,7 +238,7 @@ class Session:
     @property
     def loaded(self) -> bool:
         """Whether the worlds stand at their start."""
-        return self._standing is not None
+        return self.history.standing is not None
 
     @property
     def paused(self) -> bool:
@@ -278,11 +249,6 @@ class Session:
     def activity(self) -> Activity | None:
         """What is being done at the moment, in words; None if the session's thread waits."""
         return self._activity
-
-    @property
-    def bookmarked_pose(self) -> list[np.ndarray] | None:
-        """Where the bookmark is, a pose [4, 4] for each panel; None if there is none."""
-        return None if self._bookmark is None else [rollout.pose for rollout in self._bookmark[0].rollouts]
 
     def until_due(self) -> float | None:
         """Return the seconds until the next frame is due; None if there is none yet."""
@@ -297,14 +263,14 @@ class Session:
     def figures(self) -> Figures:
         """Return how well the session runs."""
         with self._changed:
-            now, last = self._clock(), self._last
+            now, last, shown = self._clock(), self._last, self.history.on_show
             return Figures(
                 played=self._playback.rate(now),
                 made=last.frames / last.seconds if last and last.seconds else None,
                 key_to_frame=self._key_to_frame,
                 chunk=last.seconds if last else None,
                 parts=dict(last.parts) if last else {},
-                age=0.0 if self.on_show is None else (self.on_show.number + 1) / self._worlds[0].fps,
+                age=0.0 if shown is None else (shown.number + 1) / self._worlds[0].fps,
             )
 
     def close(self, timeout: float | None = None) -> bool:
@@ -352,9 +318,8 @@ class Session:
             self._activity = Activity(LOOKING, self._clock())
             self._goals.draw(self._worlds[0], rollouts[0])
         with self._changed:
-            self._beginning = Checkpoint(tuple(rollouts), tuple(rollout.picture for rollout in rollouts))
-            self._standing, self._rollouts = self._beginning, self._beginning.fork()
-            self._newest = self._beginning.pictures
+            self._beginning = Place(Checkpoint(tuple(rollouts), tuple(rollout.picture for rollout in rollouts)))
+            self._stand_at(self._beginning)
             self._playback.clear(self._clock())
             self._activity = None
         return True
@@ -366,7 +331,7 @@ class Session:
                 goals, begun = self._goals, self._beginning
                 if goals is not None and goals.goal is None and begun is not None and self._error is None:
                     self._activity = Activity(LOOKING, self._clock())
-                    return self._take, partial(goals.draw, self._worlds[0], begun.rollouts[0])
+                    return self._take, partial(goals.draw, self._worlds[0], begun.checkpoint.rollouts[0])
                 wait = self._until_start()
                 if wait == 0 and (asked := self._asked()) is not None:
                     chunk, pressed_at = asked

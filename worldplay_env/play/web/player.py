@@ -172,12 +172,12 @@ class WebPlayer:
 
     def _tell(self) -> None:
         state, session = self.presenter.state(), self.presenter.session
-        if session.on_show is None and not _same(state.pictures, self._on_page):
+        if session.history.on_show is None and not _same(state.pictures, self._on_page):
             self._show(state.pictures, None)
         message = state_message(
             state,
             files=[path.name for path in self._files()],
-            rewinds_from=session.rewinds_from,
+            rewinds_from=session.history.kept_from,
             takes_prompt=any(panel.uses_prompt for panel in session.panels),
         )
         self._viewers.show_state(message)
@@ -192,7 +192,7 @@ class WebPlayer:
         self._viewers.show_picture(
             Picture(
                 number=self._number,
-                chunk=len(session.records) - (frame is not None),
+                chunk=len(session.history.records) - (frame is not None),
                 index=0 if frame is None else frame.index,
                 shown_at=time.monotonic(),
                 pressed_at=pressed_at,
