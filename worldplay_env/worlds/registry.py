@@ -211,9 +211,10 @@ def load(
             was written for.
         accept_license: Agree to the licence of downloaded weights (asked for once, before the first download).
         options: What only one kind of world takes: `seconds_per_chunk` and `image_size` of the test picture,
-            `samples` and `image_size` of the scenes, `latents_per_decode` and `sample_image` of the world models, and
-            how their networks run: `compile=True`, `quantize="fp8"`, `attention="cudnn"`, and `transforms`, functions
-            from a network to the one that takes its place (see `models.wan.transforms`).
+            `samples`, `image_size`, `edition`, `layout` and `motion` of the scenes, `latents_per_decode` and
+            `sample_image` of the world models, and how their networks run: `compile=True`, `quantize="fp8"`,
+            `attention="cudnn"`, and `transforms`, functions from a network to the one that takes its place (see
+            `models.wan.transforms`).
 
     Raises:
         ValueError: An unknown name or option; the message lists the known ones.

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worldplay_env.models.config import PRESETS, WorldConfig
-from worldplay_env.worlds.base import CHUNK_LATENTS, WorldSpec
+from worldplay_env.worlds.base import LAYOUT, WorldSpec
 from worldplay_env.worlds.device import pick_device
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def describe(name: str) -> WorldSpec:
     """Return the sizes of a world model, or of a folder of weights, without loading it."""
     config = _config(name)
-    shape = (config.autoencoder.z_dim, CHUNK_LATENTS, *config.latent_size)
-    return WorldSpec(image_size=config.image_size, latent_shape=shape, fps=config.fps)
+    shape = (config.autoencoder.z_dim, config.layout.latents, *config.latent_size)
+    return WorldSpec(image_size=config.image_size, latent_shape=shape, fps=config.fps, layout=config.layout)
 
 
 def content(name: str, weights: str | None) -> str | None:
@@ -49,7 +49,7 @@ def load(
     weights: str | None = None,
     revision: str | None = None,
     accept_license: bool = False,
-    latents_per_decode: int = CHUNK_LATENTS,
+    latents_per_decode: int = LAYOUT.latents,
     sample_image: bool = False,
     compile: bool = False,
     quantize: str | None = None,

@@ -13,10 +13,10 @@ from torch import Tensor
 from worldplay_env.control.camera import rebase, view_matrices
 from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.wan.attention import KeysValues, KeyValueCache, LayerCache
-from worldplay_env.models.worldplay import memory, sampler
+from worldplay_env.models.worldplay import sampler
 from worldplay_env.models.worldplay.positional import Positions
 from worldplay_env.models.worldplay.transformer import Transformer
-from worldplay_env.worlds.base import CHUNK_LATENTS, Control
+from worldplay_env.worlds.base import Control
 from worldplay_env.worlds.diffusion.rollout import DreamRollout, EncodedPrompt, PastChunk
 from worldplay_env.worlds.diffusion.timing import Stopwatch
 
@@ -73,6 +73,7 @@ class ChunkGenerator:
     ) -> None:
         self.config = config
         self.transformer = transformer
+        self._latents = config.layout.latents
         self.device = transformer.device
         self._select_memory = select
         self._cache: KeyValueCache | None = None
@@ -116,7 +117,7 @@ class ChunkGenerator:
         noise = torch.stack([rollout.noise() for rollout in rollouts]) if noise is None else noise
         begin = self._begin(rollouts, noise.to(self.device))
         text, cache = self._text_of(rollouts), self._cache_for(batch)
-        frames, tokens = range(length, length + CHUNK_LATENTS), self.config.tokens_per_frame
+        frames, tokens = range(length, length + self._latents), self.config.tokens_per_frame
         positions = self.transformer.positions(frames, size, viewmats[:, length:], K[:, length:], seen)
         if length:
             clean = torch.stack([torch.cat([past.latents for past in clips], dim=1) for clips in recalled])
@@ -138,7 +139,7 @@ class ChunkGenerator:
 
         Latent frame 0 of a rollout that begins with an image is known: it is fed clean and never updated.
         """
-        given = [[rollout.has_image and not rollout.chunks] + [False] * (CHUNK_LATENTS - 1) for rollout in rollouts]
+        given = [[rollout.has_image and not rollout.chunks] + [False] * (self._latents - 1) for rollout in rollouts]
         known = torch.tensor(given, device=self.device)  # [b, 4]
         clean = torch.stack([rollout.start_latent for rollout in rollouts])  # [b, C, 1, h, w]
         return _Begin(noise, known, clean)
@@ -172,12 +173,12 @@ class ChunkGenerator:
 
         Memory is chosen in whole clips, which are chunks.
         """
-        clips = [rollout.history[index // CHUNK_LATENTS] for index in frames[::CHUNK_LATENTS]]
-        missing = length // CHUNK_LATENTS - len(clips)
+        clips = [rollout.history[index // self._latents] for index in frames[:: self._latents]]
+        missing = length // self._latents - len(clips)
         if not missing:
             return clips
         channels = self.config.transformer.in_channels
-        nothing = torch.zeros(channels, CHUNK_LATENTS, *self.config.latent_size, device=self.device)
+        nothing = torch.zeros(channels, self._latents, *self.config.latent_size, device=self.device)
         return [PastChunk.of(nothing, control)] * missing + clips
 
     def _seen(self, chosen: list[np.ndarray], length: int) -> tuple[Tensor | None, Tensor | None]:
@@ -189,7 +190,7 @@ class ChunkGenerator:
             return None, None
         there = [[False] * (length - len(frames)) + [True] * len(frames) for frames in chosen]
         memory_sees = [row if any(row) else [True] * length for row in there]
-        chunk_sees = [row + [True] * CHUNK_LATENTS for row in there]
+        chunk_sees = [row + [True] * self._latents for row in there]
         return torch.tensor(memory_sees, device=self.device), torch.tensor(chunk_sees, device=self.device)
 
     def _cameras(self, recalled: list[list[PastChunk]], controls: list[Control]) -> tuple[Tensor, Tensor, Tensor]:
@@ -232,6 +233,6 @@ class ChunkGenerator:
         """Return a cache with room for `batch` worlds; its buffers are the world's and grow to the largest batch."""
         if self._cache is None or self._cache.batch < batch:
             self._cache = None  # frees the smaller one first
-            rows = (memory.MEMORY + CHUNK_LATENTS) * self.config.tokens_per_frame
+            rows = (self.config.layout.memory + self._latents) * self.config.tokens_per_frame
             self._cache = self.transformer.new_cache(batch, rows)
         return self._cache

@@ -6,14 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from worldplay_env.models.wan.autoencoder import DecoderState
-from worldplay_env.models.worldplay import memory
-from worldplay_env.worlds.base import CHUNK_LATENTS
 from worldplay_env.worlds.diffusion.rollout import DreamRollout
 
 
 def memory_length(rollout: DreamRollout) -> int:
     """Return how many latent frames the next chunk of a rollout sees."""
-    return min(rollout.chunks * CHUNK_LATENTS, memory.MEMORY)
+    layout = rollout.world.layout
+    return min(rollout.chunks * layout.latents, layout.memory)
 
 
 def grouped(rollouts: Sequence[DreamRollout], *, mixed_ages: bool, most: int | None) -> list[list[int]]:

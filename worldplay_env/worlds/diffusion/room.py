@@ -10,7 +10,7 @@ import torch
 from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.footprint import buffer_bytes, chunk_bytes
 from worldplay_env.models.wan.text import TextEncoder
-from worldplay_env.worlds.base import CHUNK_LATENTS, WorldError
+from worldplay_env.worlds.base import WorldError
 
 T = TypeVar("T")
 
@@ -66,8 +66,9 @@ class Room:
 
     def needed(self, batch: int, buffered: int) -> int:
         """Return about how many bytes the next chunk of `batch` worlds takes, with buffers there for `buffered`."""
-        buffers = [buffer_bytes(self._config, worlds, CHUNK_LATENTS, self._itemsize) for worlds in (batch, buffered)]
-        passing = chunk_bytes(self._config, batch, self._latents_per_decode, CHUNK_LATENTS, self._itemsize)
+        latents = self._config.layout.latents
+        buffers = [buffer_bytes(self._config, worlds, latents, self._itemsize) for worlds in (batch, buffered)]
+        passing = chunk_bytes(self._config, batch, self._latents_per_decode, latents, self._itemsize)
         return passing + max(0, buffers[0] - buffers[1])
 
     def make(self, batch: int, buffered: int) -> None:

@@ -16,7 +16,7 @@ from worldplay_env.control.camera import check_poses
 from worldplay_env.media.files import check_regular, replacing
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.causal import DecoderState
-from worldplay_env.worlds.base import CHUNK_LATENTS, Control, check_prompt, check_seed
+from worldplay_env.worlds.base import Control, check_prompt, check_seed
 from worldplay_env.worlds.diffusion.rollout import DreamRollout, EncodedPrompt, PastChunk
 
 if TYPE_CHECKING:
@@ -143,9 +143,10 @@ def _history(world: DreamWorld, past: dict[str, Tensor]) -> list[PastChunk]:
     if not count:
         raise ValueError("its past has no chunk")
     _check(past, "latents", torch.float32, (count, *world.latent_shape))
-    _check(past, "poses", torch.float64, (count, CHUNK_LATENTS, 4, 4))
-    _check(past, "labels", torch.int64, (count, CHUNK_LATENTS))
-    _check(past, "intrinsics", torch.float64, (count, CHUNK_LATENTS, 3, 3))
+    latents = world.layout.latents
+    _check(past, "poses", torch.float64, (count, latents, 4, 4))
+    _check(past, "labels", torch.int64, (count, latents))
+    _check(past, "intrinsics", torch.float64, (count, latents, 3, 3))
     parts = zip(*(past[name].cpu().numpy() for name in _PAST[1:]), strict=True)
     controls = [Control(*part) for part in parts]  # which checks what is in them
     # Copies: views would keep all of the past in memory as one block.
@@ -177,7 +178,7 @@ def _decoder_state(world: DreamWorld, tensors: dict[str, Tensor], decoded: int) 
     shapes = [[tuple(history.shape) for history in one.histories] for one in (state, expected)]
     if shapes[0] != shapes[1]:
         raise ValueError("its decoder state is one of another decoder")
-    if state.latent_frames != (CHUNK_LATENTS * decoded,):
+    if state.latent_frames != (world.layout.latents * decoded,):
         raise ValueError(
             f"its decoder has seen {list(state.latent_frames)} latent frames, not those of {decoded} chunks"
         )

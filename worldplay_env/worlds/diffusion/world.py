@@ -33,7 +33,7 @@ from worldplay_env.models.worldplay import memory
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.content import parameters_hash
 from worldplay_env.worlds.base import (
-    CHUNK_LATENTS,
+    LAYOUT,
     MID_GREY,
     Chunk,
     Control,
@@ -101,14 +101,15 @@ class DreamWorld(World):
         *,
         weights: str = "random",
         weights_hash: str | None = None,
-        latents_per_decode: int = CHUNK_LATENTS,
+        latents_per_decode: int = LAYOUT.latents,
         sample_image: bool = False,
         select: Callable[[np.ndarray], np.ndarray] = memory.select,
         mixed_ages: bool | None = None,
         transforms: Sequence[Transform] = (),
     ) -> None:
-        if not 1 <= latents_per_decode <= CHUNK_LATENTS:
-            raise ValueError(f"latents_per_decode must be 1..{CHUNK_LATENTS}, got {latents_per_decode}")
+        self.layout = config.layout
+        if not 1 <= latents_per_decode <= self.layout.latents:
+            raise ValueError(f"latents_per_decode must be 1..{self.layout.latents}, got {latents_per_decode}")
         for transform in transforms:
             transformer = cast(Transformer, transform(transformer))
             autoencoder = cast(Autoencoder, transform(autoencoder))
@@ -118,7 +119,7 @@ class DreamWorld(World):
         self._weights_hash = weights_hash
         self.image_size = config.image_size
         self.fps = config.fps
-        self.latent_shape = (config.autoencoder.z_dim, CHUNK_LATENTS, *config.latent_size)
+        self.latent_shape = (config.autoencoder.z_dim, self.layout.latents, *config.latent_size)
         self.transformer = transformer.eval()
         self.autoencoder = autoencoder.eval()
         self.text_encoder = text_encoder
@@ -298,7 +299,7 @@ class DreamWorld(World):
                 pixels, state = self.autoencoder.decode(latent, state, clamp=False)
                 self._require_finite(pixels)
                 parts.append(pixels_to_frames(pixels[0]))
-                if len(parts) == CHUNK_LATENTS:
+                if len(parts) == self.layout.latents:
                     if rollout.chunks != before:
                         raise WorldError("the rollout was stepped while its frames were streamed")
                     rollout.commit(dreamt.past[0], state)
@@ -317,7 +318,7 @@ class DreamWorld(World):
             return dreamt, self._caught_up(rollout), watch.seconds()
 
     def _is_launch_bound(self) -> bool:
-        operations = chunk_operations(self.config, memory.MEMORY, CHUNK_LATENTS, first=False)
+        operations = chunk_operations(self.config, memory.MEMORY, self.layout.latents, first=False)
         return self.device.type == "cuda" and operations["denoise"] < LAUNCH_BOUND
 
     def _step_group(
