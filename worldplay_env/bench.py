@@ -27,8 +27,8 @@ from tqdm import tqdm
 from worldplay_env.cli import WorldArgs, fail
 from worldplay_env.control.actions import NUM_ACTIONS
 from worldplay_env.media.files import write_json
-from worldplay_env.models.flops import chunk_operations, encode_operations
-from worldplay_env.models.wan.autoencoder import uint8_to_pixels
+from worldplay_env.models.codec import uint8_to_pixels
+from worldplay_env.models.flops import chunk_operations
 from worldplay_env.models.worldplay.sampler import TIMESTEPS
 from worldplay_env.provenance import load_average, versions, world_facts
 from worldplay_env.worlds.base import (
@@ -107,7 +107,7 @@ def aged_rollout(world: DreamWorld, chunks: int, seed: int) -> tuple[DreamRollou
         latents = torch.randn(world.latent_shape, generator=noise, device=world.device)
         if state is None:
             with torch.no_grad():
-                _, state = world.autoencoder.decode(latents[None])
+                _, state = world.codec.decode(latents[None])
         control = next_control(rollout, generator.integers(0, NUM_ACTIONS, world.layout.latents))
         rollout.commit(PastChunk.of(latents, control), state)
     return rollout, next_control(rollout, generator.integers(0, NUM_ACTIONS, world.layout.latents))
@@ -163,7 +163,7 @@ def peak_memory(device: torch.device) -> int:
 def _encode_seconds(world: DreamWorld, repeats: int) -> list[float]:
     pixels = uint8_to_pixels(torch.zeros(1, 3, 1, *world.image_size, dtype=torch.uint8, device=world.device))
     with torch.no_grad():
-        return _timed(lambda: world.autoencoder.encode(pixels), world.device, repeats)
+        return _timed(lambda: world.codec.encode(pixels), world.device, repeats)
 
 
 def _timed(function: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
@@ -186,12 +186,13 @@ def _operations(world: DreamWorld, age: int, batch: int) -> dict[str, int]:
     """Return the operations of each part that has any, by the names of the timings."""
     config = world.config
     seen = min(age * world.layout.latents, world.layout.memory)
-    counted = chunk_operations(config, seen, world.layout.latents, first=age == 0)
+    counted = chunk_operations(config, seen, world.layout.latents)
     step = counted.pop("denoise")
-    parts = counted | {f"denoise_{index}": step for index in range(len(TIMESTEPS))}
+    decode = world.codec.decode_operations(config.latent_size, world.layout.latents, first=age == 0)
+    parts = counted | {f"denoise_{index}": step for index in range(len(TIMESTEPS))} | {"decode": decode}
     parts["total"] = sum(parts.values())
     return {name: batch * count for name, count in parts.items()} | {
-        "encode": encode_operations(config.autoencoder, config.image_size)
+        "encode": world.codec.encode_operations(config.image_size)
     }
 
 

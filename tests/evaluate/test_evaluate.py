@@ -297,11 +297,11 @@ def test_the_latest_memory_is_the_latest_sixteen_and_reaches_the_model() -> None
 
 def test_reconstruction_is_the_autoencoder_clip_by_clip(dream: DreamWorld) -> None:
     film = pictures(0, count=69, size=(32, 48))
-    whole = reconstruct(dream.autoencoder, film)
+    whole = reconstruct(dream.codec, film)
     assert whole.shape == film.shape
-    assert torch.equal(whole[:61], reconstruct(dream.autoencoder, film[:61]))
-    assert torch.equal(whole[61:], reconstruct(dream.autoencoder, film[60:])[1:])
-    assert reconstruct(dream.autoencoder, film[:1]).shape == (1, 32, 48, 3)
+    assert torch.equal(whole[:61], reconstruct(dream.codec, film[:61]))
+    assert torch.equal(whole[61:], reconstruct(dream.codec, film[60:])[1:])
+    assert reconstruct(dream.codec, film[:1]).shape == (1, 32, 48, 3)
 
 
 # ---- the program

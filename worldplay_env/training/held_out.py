@@ -17,8 +17,8 @@ from torch import Tensor
 from worldplay_env.control.actions import NUM_CLASSES
 from worldplay_env.control.layout import LAYOUT
 from worldplay_env.evaluate.metrics import luminance, psnr
+from worldplay_env.models.codec import Codec, pixels_to_frames
 from worldplay_env.models.wan.attention import attend
-from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_frames
 from worldplay_env.models.worldplay import sampler
 from worldplay_env.models.worldplay.attention import BRANCHES
 from worldplay_env.training import depth
@@ -172,7 +172,7 @@ class HeldOut:
 
 @torch.no_grad()
 def measure(
-    networks: Networks, autoencoder: Autoencoder, paths: LatentPaths, chunks: int, *, thorough: bool = False
+    networks: Networks, autoencoder: Codec, paths: LatentPaths, chunks: int, *, thorough: bool = False
 ) -> HeldOut:
     """Measure rollouts of so many chunks along paths that keep their true video.
 
@@ -240,12 +240,12 @@ def _shown(paths: LatentPaths, chunk: int, height: int) -> Tensor:
 
 
 @torch.no_grad()
-def decode(autoencoder: Autoencoder, latents: Tensor, at_once: int = 8) -> Tensor:
+def decode(autoencoder: Codec, latents: Tensor, at_once: int = 8) -> Tensor:
     """Decode whole videos [N, C, T, h, w] to frames uint8 [N, 4 T - 3, H, W, 3]."""
     return torch.cat([pixels_to_frames(autoencoder.decode(part)[0]) for part in latents.split(at_once)])
 
 
-def report(run: Run[Networks], autoencoder: Autoencoder, paths: LatentPaths, chunks: int) -> None:
+def report(run: Run[Networks], autoencoder: Codec, paths: LatentPaths, chunks: int) -> None:
     """Log how held-out rollouts compare with the true video, and show some: truth above, rollout below."""
     found = measure(run.averaged, autoencoder, paths, chunks)
     run.notes |= {name: round(value, 3) for name, value in found.figures.items()}

@@ -20,8 +20,8 @@ from torch import Tensor
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, view_matrices
 from worldplay_env.control.layout import LAYOUT
 from worldplay_env.evaluate.metrics import visible
+from worldplay_env.models.codec import Codec
 from worldplay_env.models.config import TextConfig
-from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.text import TextEncoder, text_model
 from worldplay_env.training.autoencoder import as_video
 from worldplay_env.training.depth import CELLS
@@ -151,7 +151,7 @@ class LatentPaths:
 
 def render_paths(
     plans: Iterable[Plan],
-    autoencoder: Autoencoder,
+    autoencoder: Codec,
     text: TextConfig,
     size: tuple[int, int],
     *,
@@ -204,7 +204,7 @@ def render_paths(
 
 
 @torch.no_grad()
-def encode(autoencoder: Autoencoder, video: Tensor) -> Tensor:
+def encode(autoencoder: Codec, video: Tensor) -> Tensor:
     """Encode videos uint8 [n, 4 T - 3, H, W, 3] to normalised latents float16 [n, T, C, h, w]."""
     parts = []
     for part in video.split(_ENCODED_AT_ONCE):

@@ -30,6 +30,7 @@ from worldplay_env.summary import one_line
 if TYPE_CHECKING:
     import torch
 
+    from worldplay_env.models.codec import Codec
 
 CHUNK_LATENTS = LAYOUT.latents
 """Latent frames in a chunk of that layout; other worlds have their own (`World.layout`)."""
@@ -226,6 +227,8 @@ class World(ABC):
     weights_hash: str | None = None
     """Digest of the parameters' content and the sizes, 64 hexadecimal digits: equal for equal weights wherever their
     files lie, and in every dtype and on every device; None for a world without weights."""
+    codec: Codec | None = None
+    """What turns frames into latents and latents into frames; None for a world without latents."""
     has_model: bool = False
     """Whether a network makes the video, in place of a renderer or a picture."""
     image_size: tuple[int, int]
@@ -249,11 +252,6 @@ class World(ABC):
     def spec(self) -> WorldSpec:
         """What `describe` says of the world."""
         return WorldSpec(**{field.name: getattr(self, field.name) for field in fields(WorldSpec)})
-
-    @property
-    def codec(self) -> Any:
-        """The autoencoder between frames and latents; None for a world without one."""
-        return None
 
     @abstractmethod
     def start(self, start: Start, seed: int) -> Rollout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from worldplay_env.models.wan.autoencoder import DecoderState
+from worldplay_env.models.codec import DecoderState
 from worldplay_env.worlds.diffusion.rollout import DreamRollout
 
 

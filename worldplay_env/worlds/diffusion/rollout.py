@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldplay_env.control.camera import view_matrices
-from worldplay_env.models.wan.autoencoder import DecoderState
+from worldplay_env.models.codec import DecoderState
 from worldplay_env.summary import rollout_line
 from worldplay_env.worlds.base import Control, check_seed
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from worldplay_env.models.codec import Codec
 from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.footprint import buffer_bytes, chunk_bytes
 from worldplay_env.models.wan.text import TextEncoder
@@ -44,6 +45,7 @@ class Room:
 
     Args:
         config: The world's sizes.
+        codec: What decodes the chunks.
         text_encoder: What leaves; None if the world has none. One of a program's own that cannot leave stays.
         device: Where the world computes.
         dtype: In which it does.
@@ -53,12 +55,14 @@ class Room:
     def __init__(
         self,
         config: WorldConfig,
+        codec: Codec,
         text_encoder: TextEncoder | None,
         device: torch.device,
         dtype: torch.dtype,
         latents_per_decode: int,
     ) -> None:
         self._config = config
+        self._codec = codec
         self._text_encoder = text_encoder if hasattr(text_encoder, "loaded") else None
         self._device = device
         self._itemsize = dtype.itemsize
@@ -68,7 +72,7 @@ class Room:
         """Return about how many bytes the next chunk of `batch` worlds takes, with buffers there for `buffered`."""
         latents = self._config.layout.latents
         buffers = [buffer_bytes(self._config, worlds, latents, self._itemsize) for worlds in (batch, buffered)]
-        passing = chunk_bytes(self._config, batch, self._latents_per_decode, latents, self._itemsize)
+        passing = chunk_bytes(self._config, self._codec, batch, self._latents_per_decode, latents, self._itemsize)
         return passing + max(0, buffers[0] - buffers[1])
 
     def make(self, batch: int, buffered: int) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from worldplay_env.control.camera import check_poses
 from worldplay_env.media.files import check_regular, replacing
-from worldplay_env.models.wan.autoencoder import Autoencoder
-from worldplay_env.models.wan.causal import DecoderState
+from worldplay_env.models.codec import DecoderState
 from worldplay_env.worlds.base import Control, check_prompt, check_seed
 from worldplay_env.worlds.diffusion.rollout import DreamRollout, EncodedPrompt, PastChunk
 
@@ -172,11 +171,7 @@ def _decoder_state(world: DreamWorld, tensors: dict[str, Tensor], decoded: int) 
         if tensor.is_floating_point():
             tensors[name] = tensor.to(world.dtype)
     state = DecoderState.from_tensors(tensors)
-    with torch.device("meta"):
-        latents = torch.zeros(1, *world.latent_shape)
-        _, expected = Autoencoder(world.config.autoencoder).decode(latents)
-    shapes = [[tuple(history.shape) for history in one.histories] for one in (state, expected)]
-    if shapes[0] != shapes[1]:
+    if [tuple(history.shape) for history in state.histories] != world.codec.state_shapes(world.config.latent_size):
         raise ValueError("its decoder state is one of another decoder")
     if state.latent_frames != (world.layout.latents * decoded,):
         raise ValueError(

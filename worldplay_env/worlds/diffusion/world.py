@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from worldplay_env.media.image import fit_image
+from worldplay_env.models.codec import Codec, DecoderState, pixels_to_frames, uint8_to_pixels
 from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.flops import chunk_operations
-from worldplay_env.models.wan.autoencoder import Autoencoder, DecoderState, pixels_to_frames, uint8_to_pixels
 from worldplay_env.models.wan.text import TextEncoder
 from worldplay_env.models.wan.transforms import Transform
 from worldplay_env.models.worldplay import memory
@@ -70,12 +70,12 @@ class _Made:
 
 
 class DreamWorld(World):
-    """A `World` made by the diffusion transformer and the autoencoder.
+    """A `World` made by the diffusion transformer and a codec.
 
     Args:
         config: Sizes; those of the networks must be the networks' own.
         transformer: The velocity field, in its compute dtype.
-        autoencoder: On the same device.
+        codec: Encodes the starts and decodes the chunks; on the same device.
         text_encoder: Makes prompt embeddings; without one, `start` must be given them.
         weights: Where the parameters came from ("random", "trained", a revision).
         weights_hash: Digest of the files they were read from; by default one of the parameters, made when asked for.
@@ -85,18 +85,19 @@ class DreamWorld(World):
             in whole clips, as `memory.select` does.
         mixed_ages: Rollouts whose memories differ in length go through together, the shorter ones padded; by default
             those of small networks on a GPU.
-        transforms: Functions that are given the transformer, then the autoencoder, in this order; each returns the
+        transforms: Functions that are given the transformer, then the codec, in this order; each returns the
             network that takes its place (see `models.wan.transforms`).
     """
 
     has_model = True
+    codec: Codec
     latent_shape: tuple[int, int, int, int]
 
     def __init__(
         self,
         config: WorldConfig,
         transformer: Transformer,
-        autoencoder: Autoencoder,
+        codec: Codec,
         text_encoder: TextEncoder | None = None,
         *,
         weights: str = "random",
@@ -112,7 +113,7 @@ class DreamWorld(World):
             raise ValueError(f"latents_per_decode must be 1..{self.layout.latents}, got {latents_per_decode}")
         for transform in transforms:
             transformer = cast(Transformer, transform(transformer))
-            autoencoder = cast(Autoencoder, transform(autoencoder))
+            codec = cast(Codec, transform(codec))
         self.config = config
         self.name = config.name
         self.weights = weights
@@ -121,14 +122,14 @@ class DreamWorld(World):
         self.fps = config.fps
         self.latent_shape = (config.autoencoder.z_dim, self.layout.latents, *config.latent_size)
         self.transformer = transformer.eval()
-        self.autoencoder = autoencoder.eval()
+        self.codec = codec.eval()
         self.text_encoder = text_encoder
         self.device = transformer.device
         self._latents_per_decode = latents_per_decode
         self._sample_image = sample_image
         self._mixed_ages = self._is_launch_bound() if mixed_ages is None else mixed_ages
         self._dreamer = ChunkGenerator(config, self.transformer, select)
-        self._room = Room(config, text_encoder, self.device, self.dtype, latents_per_decode)
+        self._room = Room(config, self.codec, text_encoder, self.device, self.dtype, latents_per_decode)
         self._pictures: OrderedDict[tuple[bytes, int | None], Tensor] = OrderedDict()
         self._prompts: WeakValueDictionary[str, EncodedPrompt] = WeakValueDictionary()
         self._lock = threading.Lock()
@@ -141,16 +142,11 @@ class DreamWorld(World):
     @property
     def weights_hash(self) -> str:  # type: ignore[override]
         """Digest of sizes and parameters, 64 hexadecimal digits (see `World.weights_hash`)."""
-        return self._weights_hash or parameters_hash(self.config, self.transformer, self.autoencoder)
-
-    @property
-    def codec(self) -> Autoencoder:
-        """The autoencoder between frames and latents."""
-        return self.autoencoder
+        return self._weights_hash or parameters_hash(self.config, self.transformer, self.codec)
 
     def without_selection(self) -> DreamWorld:
         """Return a world of the same networks whose memory is the newest latent frames (see `World`)."""
-        networks = (self.config, self.transformer, self.autoencoder, self.text_encoder)
+        networks = (self.config, self.transformer, self.codec, self.text_encoder)
         return DreamWorld(*networks, weights=self.weights, weights_hash=self.weights_hash, select=memory.latest)
 
     # ---- rollouts: begin, load
@@ -244,12 +240,12 @@ class DreamWorld(World):
     def _encode(self, picture: np.ndarray, seed: int) -> Tensor:
         """Encode a picture, uint8 [H, W, 3], to normalised latents, float32 [C, 1, h, w]."""
         pixels = uint8_to_pixels(torch.from_numpy(picture).to(self.device))  # [H, W, 3]
-        mean, logvar = self.autoencoder.encode(pixels.permute(2, 0, 1)[None, :, None])
+        mean, logvar = self.codec.encode(pixels.permute(2, 0, 1)[None, :, None])
         latent = mean.float()
         if self._sample_image:
             noise = image_noise(latent.shape, seed).to(self.device)
             latent = latent + torch.exp(logvar.float() / 2) * noise
-        return self.autoencoder.normalise(latent)[0]
+        return self.codec.normalise(latent)[0]
 
     # ---- one chunk
 
@@ -296,7 +292,7 @@ class DreamWorld(World):
         parts: list[Tensor] = []
         for latent in dreamt.latents.split(1, dim=2):
             with self._exclusively():
-                pixels, state = self.autoencoder.decode(latent, state, clamp=False)
+                pixels, state = self.codec.decode(latent, state, clamp=False)
                 self._require_finite(pixels)
                 parts.append(pixels_to_frames(pixels[0]))
                 if len(parts) == self.layout.latents:
@@ -318,7 +314,7 @@ class DreamWorld(World):
             return dreamt, self._caught_up(rollout), watch.seconds()
 
     def _is_launch_bound(self) -> bool:
-        operations = chunk_operations(self.config, memory.MEMORY, self.layout.latents, first=False)
+        operations = chunk_operations(self.config, memory.MEMORY, self.layout.latents)
         return self.device.type == "cuda" and operations["denoise"] < LAUNCH_BOUND
 
     def _step_group(
@@ -353,7 +349,7 @@ class DreamWorld(World):
         """Decode latents [b, C, f, h, w], a few frames a pass: unclamped pixels [b, 3, F, H, W]."""
         parts = []
         for part in latents.split(self._latents_per_decode, dim=2):
-            pixels, state = self.autoencoder.decode(part, state, clamp=False)
+            pixels, state = self.codec.decode(part, state, clamp=False)
             parts.append(pixels)
         assert state is not None
         return torch.cat(parts, dim=2), state
