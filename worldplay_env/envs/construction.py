@@ -54,7 +54,13 @@ class WorldEnvBase(EzPickle):
             channel_first=given["channel_first"],
         )
         self._core = EnvCore(
-            load, view, task=find_task(given["task"]), reward=given["reward"], pictures=pictures, **of_core
+            load,
+            view,
+            task=find_task(given["task"]),
+            reward=given["reward"],
+            pictures=pictures,
+            held_keys=given["actions"] == "keys",
+            **of_core,
         )
         starts = given["starts"]
         self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts, self._promised)

@@ -114,7 +114,7 @@ def test_a_picture_that_was_started_from_lately_is_not_encoded_again(monkeypatch
     encoded: list[int] = []
     encode = world.codec.encode
     monkeypatch.setattr(world.codec, "encode", lambda video: encoded.append(1) or encode(video))
-    monkeypatch.setattr("worldplay_env.worlds.diffusion.world.PICTURES_KEPT", 1)
+    monkeypatch.setattr("worldplay_env.worlds.diffusion.pictures.PICTURES_KEPT", 1)
     embedding = torch.zeros(5, CONFIG.transformer.text_dim)
     one, other = (Start(np.full((32, 48, 3), level, dtype=np.uint8)) for level in (90, 200))
     first, again = (world.start(one, seed, prompt_embedding=embedding) for seed in (0, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,28 +16,10 @@ from worldplay_env.models.worldplay import sampler
 from worldplay_env.models.worldplay.positional import Positions
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.worlds.base import Control
-from worldplay_env.worlds.diffusion.rollout import DreamRollout, EncodedPrompt, PastChunk
+from worldplay_env.worlds.diffusion.dreamer import GeneratedChunk
+from worldplay_env.worlds.diffusion.prompts import PromptCache
+from worldplay_env.worlds.diffusion.rollout import DreamRollout, PastChunk
 from worldplay_env.worlds.diffusion.timing import Stopwatch
-
-KNOWN_PROMPTS = 16
-"""Prompts whose keys and values are kept at least (of wan-5b, 0.2 GB each)."""
-KNOWN_PROMPTS_BYTES = 1 << 28
-"""What all of them may take where that is room for more prompts (of tiny, some 500 in float32)."""
-
-
-@dataclass(frozen=True, eq=False)
-class GeneratedChunk:
-    """New chunks, before they are decoded.
-
-    Attributes:
-        latents: float32 [batch, C, 4, h, w].
-        past: The same as records for the rollouts' histories.
-        memory: The past latent frames that each was made from.
-    """
-
-    latents: Tensor
-    past: list[PastChunk]
-    memory: list[np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +58,7 @@ class ChunkGenerator:
         self.device = transformer.device
         self._select_memory = select
         self._cache: KeyValueCache | None = None
-        self._text: OrderedDict[EncodedPrompt, list[KeysValues]] = OrderedDict()
+        self._prompts = PromptCache(transformer)
 
     @property
     def buffered(self) -> int:
@@ -87,7 +68,7 @@ class ChunkGenerator:
     def forget(self) -> None:
         """Give back buffers, tables and prompts' keys and values; the next call makes them anew."""
         self._cache = None
-        self._text.clear()
+        self._prompts.clear()
         self.transformer.rope_tables.clear()
 
     def dream(
@@ -116,7 +97,8 @@ class ChunkGenerator:
         viewmats, K, labels = self._cameras(recalled, controls)
         noise = torch.stack([rollout.noise() for rollout in rollouts]) if noise is None else noise
         begin = self._begin(rollouts, noise.to(self.device))
-        text, cache = self._text_of(rollouts), self._cache_for(batch)
+        text = self._prompts.of([rollout.encoded_prompt for rollout in rollouts])
+        cache = self._cache_for(batch)
         frames, tokens = range(length, length + self._latents), self.config.tokens_per_frame
         positions = self.transformer.positions(frames, size, viewmats[:, length:], K[:, length:], seen)
         if length:
@@ -211,23 +193,6 @@ class ChunkGenerator:
             torch.from_numpy(np.stack(intrinsics)).float().to(self.device),
             torch.from_numpy(np.stack(labels)).to(self.device),
         )
-
-    def _text_of(self, rollouts: list[DreamRollout]) -> list[KeysValues]:
-        """Return every block's prompt keys and values, [b, heads, text tokens, head_dim], computed once a prompt."""
-        prompts = [rollout.encoded_prompt for rollout in rollouts]
-        for prompt in dict.fromkeys(prompts):
-            if prompt not in self._text:
-                self._text[prompt] = self.transformer.text_keys_values(prompt.embedding[None])
-            self._text.move_to_end(prompt)
-        known = [self._text[prompt] for prompt in prompts]
-        each = sum(k.nbytes + v.nbytes for k, v in known[0])
-        while len(self._text) > max(KNOWN_PROMPTS, KNOWN_PROMPTS_BYTES // each):
-            self._text.popitem(last=False)
-        if len(set(prompts)) == 1:
-            return [(k.expand(len(prompts), -1, -1, -1), v.expand(len(prompts), -1, -1, -1)) for k, v in known[0]]
-        return [
-            (torch.cat([k for k, _ in block]), torch.cat([v for _, v in block])) for block in zip(*known, strict=True)
-        ]
 
     def _cache_for(self, batch: int) -> KeyValueCache:
         """Return a cache with room for `batch` worlds; its buffers are the world's and grow to the largest batch."""
