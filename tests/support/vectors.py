@@ -31,7 +31,7 @@ class SmallDream(DreamWorld):
 
 def small_dream() -> SmallDream:
     world = small_world()
-    return SmallDream(CONFIG, world.transformer, world.codec)
+    return SmallDream(CONFIG, world.transformer, world.autoencoder)
 
 
 def batched(num_envs: int = 3, **arguments: Any) -> WorldPlayVectorEnv:

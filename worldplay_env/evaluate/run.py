@@ -14,10 +14,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from worldplay_env.control.layout import ChunkLayout
-from worldplay_env.evaluate.camera_paths import turn_frame
 from worldplay_env.evaluate.ground_truth import Truth
-from worldplay_env.evaluate.measures import evaluate_scenes, most_chunks
+from worldplay_env.evaluate.measures import TURN, evaluate_scenes, most_chunks
 from worldplay_env.evaluate.plots import curves, strip
 from worldplay_env.evaluate.rollouts import Stepped, chunk_seconds, ignore
 from worldplay_env.evaluate.table import Row, course_of, rows_of
@@ -31,7 +29,7 @@ ALL_ACTIONS_SCENES = 8
 """Scenes that all 81 actions are told apart in."""
 _NAMES = {
     "world": "world",
-    "latest": "latest frames as memory",
+    "latest": "16 latest as memory",
     "repeat": "repeat the starting picture",
     "autoencoder": "autoencoder",
 }
@@ -55,7 +53,6 @@ class Facts:
 
     world: dict[str, Any]
     fps: int
-    layout: ChunkLayout
     versions: dict[str, str]
     has_codec: bool
     has_selection: bool
@@ -113,9 +110,9 @@ def evaluate(
             progress.update(sum(chunks[one] for one in found) - progress.n)
     results = [result for group in groups for result in found[group]]
     [(_, seconds)] = workers.stream(_time, seeds[:1])  # by itself: nothing else runs by now
-    rows = rows_of(results, seconds, facts.world["device"] == "cpu", facts.layout)
+    rows = rows_of(results, seconds, facts.world["device"] == "cpu")
     courses = {measure: course_of(results, measure) for measure in ("psnr", "ssim")}
-    save_picture(_chart(courses, facts), out / "curve.png")
+    save_picture(_chart(courses, facts.fps), out / "curve.png")
     for result in results:
         del result["long"]["curve"]
     record = {
@@ -131,14 +128,7 @@ def evaluate(
 
 def _facts(world: World, _: int) -> Facts:
     has_selection = world.without_selection() is not None
-    return Facts(
-        world_facts(world),
-        world.fps,
-        world.layout,
-        versions(world.device),
-        world.codec is not None,
-        has_selection,
-    )
+    return Facts(world_facts(world), world.fps, versions(world.device), world.codec is not None, has_selection)
 
 
 def _measure(
@@ -155,10 +145,10 @@ def _measure(
 
 
 def _time(world: World, seed: int) -> float:
-    return chunk_seconds(world, Truth.beside(world, seed))
+    return chunk_seconds(world, Truth(seed, world.image_size, world.device))
 
 
-def _chart(courses: dict[str, dict[str, list[float | None]]], facts: Facts) -> Image.Image:
+def _chart(courses: dict[str, dict[str, list[float | None]]], fps: float) -> Image.Image:
     """Draw the mean quality of each series, by measure, against time."""
     # The start shows its own pose perfectly; that peak would flatten all the rest.
     titles = {"psnr": ("PSNR of what the start shows (dB, 40 at most)", 40.0), "ssim": ("SSIM of the same", 1.0)}
@@ -169,7 +159,7 @@ def _chart(courses: dict[str, dict[str, list[float | None]]], facts: Facts) -> I
         }
         for measure, (title, most) in titles.items()
     }
-    return curves(panels, facts.fps, (turn_frame(facts.layout), "turn"))
+    return curves(panels, fps, (TURN, "turn"))
 
 
 def _groups(count: int, size: int, *bounds: int) -> list[range]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from played import PATIENCE, until
 from served import Client, Served, served
 from websockets.exceptions import ConnectionClosed
 
-from worldplay_env.play.web.hub import BURST, IN_FLIGHT, Close
+from worldplay_env.play.web.hub import BURST, IN_FLIGHT, Close, Viewer
 from worldplay_env.play.web.protocol import LONGEST_MESSAGE
 
 TOO_BIG = 1009
@@ -113,14 +116,50 @@ def test_a_viewer_that_takes_nothing_holds_up_nobody(tmp_path: Path) -> None:
         player, deaf = playing(site.connect()), site.connect()
         newest = player.numbers[-1]
         player.until(lambda: player.numbers[-1] > newest + 90)
-        for _ in range(200):
-            try:
-                deaf.take(acknowledge=False, timeout=0.3)
-            except TimeoutError:
-                break
-            if len(deaf.numbers) > IN_FLIGHT:
-                break
+        for _ in range(2 * IN_FLIGHT + 6):
+            deaf.take(acknowledge=False)
         assert len(deaf.numbers) <= IN_FLIGHT
+
+
+def test_a_viewer_on_a_slow_line_gets_the_newest_frame_once_it_has_taken_the_others(tmp_path: Path) -> None:
+    with served(tmp_path) as site:
+        client = playing(site.connect())
+        session, known = site.presenter.session, len(client.numbers)
+        later = session.frames_shown + 60
+        while session.frames_shown < later:
+            client.take(acknowledge=False)
+        held_back = client.numbers[known:]
+        assert len(held_back) <= IN_FLIGHT
+        client.say("ack", frame=client.numbers[-1])
+        client.until(lambda: len(client.numbers) > known + len(held_back))
+        assert client.numbers[known + len(held_back)] > held_back[-1] + 30
+        client.until(lambda: client.numbers[-1] == client.numbers[-2] + 1)
+
+
+def test_connections_that_never_ask_for_anything_leave_the_player_alone(tmp_path: Path) -> None:
+    with served(tmp_path) as site, ExitStack() as half_open:
+        player = playing(site.connect())
+        for begun in (b"", b"GET / HT", b"POST /picture HTTP/1.1\r\nContent-Length: 9999\r\n\r\nxx", b"\0" * 5000):
+            for _ in range(8):
+                peer = half_open.enter_context(socket.create_connection(("127.0.0.1", site.page.port)))
+                peer.sendall(begun)
+        newest = player.numbers[-1]
+        player.until(lambda: player.numbers[-1] > newest + 30)
+        assert site.request("/")[0] == 200
+
+
+def test_nothing_stays_of_who_has_left(tmp_path: Path) -> None:
+    with served(tmp_path, watch=30) as site:
+        player = playing(site.connect())
+        for _ in range(30):
+            site.connect().socket.close()
+
+        def left() -> bool:
+            player.take()
+            gc.collect()
+            return sum(type(one) is Viewer for one in gc.get_objects()) == 1
+
+        until(left)
 
 
 def test_two_hundred_connections_leave_the_player_alone(tmp_path: Path) -> None:

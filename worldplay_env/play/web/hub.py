@@ -105,11 +105,6 @@ class Hub:
         self._state = ""
         self._picture: Picture | None = None
 
-    @property
-    def watched(self) -> bool:
-        """Whether anybody sees what is shown."""
-        return bool(self._viewers)
-
     def is_player(self, client: str) -> bool:
         """Return whether the page of that name plays."""
         return any(viewer.plays and viewer.client == client for viewer in self._viewers)
@@ -159,6 +154,7 @@ class Hub:
             for task in tasks:
                 task.cancel()
             self._forget(viewer)
+            await asyncio.gather(*tasks, return_exceptions=True)  # a line that breaks is no error of the server's
 
     def _forget(self, viewer: Viewer) -> None:
         if viewer in self._viewers:

@@ -199,11 +199,14 @@ def state_message(state: ScreenState, *, files: Sequence[str], rewinds_from: int
         rewinds_from: The earliest chunk of the way walked to go back to.
         takes_prompt: Whether a new prompt changes anything.
     """
+    height = state.pictures[0].shape[0]
+    widths = [width * height // rows for rows, width, _ in (picture.shape for picture in state.pictures)]
     progress = state.progress and {"text": state.progress.text, "fraction": round(state.progress.fraction, 3)}
     return json.dumps(
         {
             "type": "state",
             "captions": state.captions if len(state.captions) > 1 else (),
+            "widths": widths,
             "held": sorted(state.held),
             "action": state.action,
             "figures": state.figures,

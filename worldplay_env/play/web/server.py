@@ -36,6 +36,8 @@ from worldplay_env.play.web.protocol import LONGEST_MESSAGE, Picture, hello_mess
 PAGE = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
+    "/keys.js": ("keys.js", "text/javascript"),
+    "/map.js": ("map.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }

@@ -1,13 +1,15 @@
 // The page of the player: draws the frames that the server sends, and tells it which keys go down and up.
 // What the messages are is said in protocol.py.
 
+import { HeldKeys } from "./keys.js";
+import { drawMap } from "./map.js";
+
 const HEADER_BYTES = 28;
 const MOVES = { w: "w", a: "a", s: "s", d: "d", arrowup: "up", arrowleft: "left", arrowdown: "down", arrowright: "right" };
 const COMMAND_KEYS = { enter: "restart", p: "pause", f: "film", c: "picture", b: "bookmark", n: "return" };
 const REMEMBERED_FRAMES = 512; // as many as the chunks that can be gone back over have
 const CUSHION_MS = 30; // a frame is drawn so long after it could be, so that one that is a little late is still in time
 const SLOWEST_RETRY_MS = 5000;
-const PATHS = ["#7dd3fc", "#f9a8d4"];
 const CLOSED = {
   4000: "this page was opened again elsewhere",
   4001: "somebody plays already, and no place to watch is free",
@@ -19,6 +21,7 @@ const CLOSED = {
 const $ = (id) => document.getElementById(id);
 const stage = $("stage");
 const picture = $("picture").getContext("2d");
+const narrow = matchMedia("(max-width: 760px)");
 const client = sessionStorage.client ??= crypto.randomUUID?.() ?? String(Math.random()).slice(2);
 
 let socket = null;
@@ -42,7 +45,7 @@ function connect() {
   socket.binaryType = "arraybuffer";
   socket.onmessage = (event) => (typeof event.data === "string" ? onText(JSON.parse(event.data)) : onFrame(event.data));
   socket.onclose = (event) => {
-    held.clear();
+    held.forget();
     queue = [];
     if (event.code in CLOSED) {
       line(`${CLOSED[event.code]}; reload to connect again`);
@@ -120,17 +123,24 @@ function tick(now) {
     delete due.image;
     showTime();
   }
-  pollGamepad();
+  held.pollGamepad();
   requestAnimationFrame(tick);
 }
 
 function draw(image) {
+  const widths = narrow.matches && state ? state.widths : [image.width]; // of worlds below each other, or side by side
   const canvas = picture.canvas;
-  if (canvas.width !== image.width || canvas.height !== image.height) {
-    canvas.width = image.width;
-    canvas.height = image.height;
+  const [width, height] = [Math.max(...widths), image.height * widths.length];
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
+    stage.style.setProperty("--aspect", width / height);
   }
-  picture.drawImage(image, 0, 0);
+  let left = 0;
+  widths.forEach((part, row) => {
+    picture.drawImage(image, left, 0, part, image.height, 0, row * image.height, part, image.height);
+    left += part;
+  });
 }
 
 function remember(frame) {
@@ -221,7 +231,7 @@ function showState() {
   replaceChildren($("captions"), state.captions, (caption) => Object.assign(document.createElement("span"), { textContent: caption }));
   showFigures();
   showFiles();
-  drawMap();
+  drawMap($("map"), state.walks);
 }
 
 function pressed(command, on) {
@@ -261,71 +271,18 @@ function showGallery(names) {
   });
 }
 
-function drawMap() {
-  const canvas = $("map");
-  const walks = state.walks;
-  canvas.hidden = !walks.length;
-  if (!walks.length) return;
-  const context = canvas.getContext("2d");
-  const side = canvas.width;
-  const places = walks.flatMap((walk) => [...walk.path, ...(walk.bookmark ? [walk.bookmark] : [])]);
-  const [low, high] = [Math.min, Math.max].map((most) => [0, 1].map((axis) => most(...places.map((place) => place[axis]))));
-  const extent = Math.max(1, high[0] - low[0], high[1] - low[1]);
-  const at = ([right, ahead]) => [
-    side / 2 + ((right - (low[0] + high[0]) / 2) * (side - 56)) / extent,
-    side / 2 - ((ahead - (low[1] + high[1]) / 2) * (side - 56)) / extent,
-  ];
-  const dot = (place, radius, colour) => {
-    context.fillStyle = colour;
-    context.beginPath();
-    context.arc(...at(place), radius, 0, 2 * Math.PI);
-    context.fill();
-  };
-  context.clearRect(0, 0, side, side);
-  walks.forEach((walk, panel) => {
-    context.strokeStyle = PATHS[panel % PATHS.length];
-    context.lineWidth = 3;
-    context.lineJoin = "round";
-    context.beginPath();
-    walk.path.forEach((place) => context.lineTo(...at(place)));
-    context.stroke();
-    for (const place of walk.remembered) dot(place, 5, "#fb923c");
-    if (walk.bookmark) dot(walk.bookmark, 7, "#facc15");
-    const [x, y] = at(walk.path.at(-1));
-    const angle = Math.atan2(walk.heading[0], walk.heading[1]);
-    context.save();
-    context.translate(x, y);
-    context.rotate(angle);
-    context.fillStyle = walks.length === 1 ? "#f4f4f5" : PATHS[panel % PATHS.length];
-    context.beginPath();
-    [[0, -12], [9, 10], [-9, 10]].forEach((corner) => context.lineTo(...corner));
-    context.fill();
-    context.restore();
-  });
-  const [right, ahead] = walks[0].path.at(-1);
-  canvas.setAttribute("aria-label", `Map: ${right.toFixed(1)} to the right, ${ahead.toFixed(1)} ahead of the start`);
-}
+// ---- keys
 
-// ---- keys, pads, gamepad
-
-const held = new Map(); // movement key -> the devices that hold it down
-
-function edge(key, device, down, at = performance.now()) {
-  const devices = held.get(key) ?? new Set();
-  const before = devices.size > 0;
-  down ? devices.add(device) : devices.delete(device);
-  devices.size ? held.set(key, devices) : held.delete(key);
-  if (before !== devices.size > 0) {
+const held = new HeldKeys(
+  (key, down, at) => {
     if (down && looking) lookAhead();
     say({ type: "key", key, down, at });
     document.querySelector(`[data-key=${key}]`).classList.toggle("lit", down);
-  }
-}
-
-function releaseAll() {
-  if (held.size) say({ type: "release" });
-  held.clear();
-}
+  },
+  () => say({ type: "release" }),
+);
+const releaseAll = () => held.releaseAll();
+for (const button of document.querySelectorAll("[data-key]")) held.listenTo(button);
 
 function command(name) {
   if (looking) lookAhead();
@@ -343,7 +300,7 @@ addEventListener("keydown", (event) => {
   }
   const onControl = event.target.matches?.("button, a, input, summary");
   if (key in MOVES && !(event.target.type === "range" && key.startsWith("arrow"))) {
-    edge(MOVES[key], "keyboard", true, event.timeStamp);
+    held.set(MOVES[key], "keyboard", true, event.timeStamp);
   } else if (key in COMMAND_KEYS && !(key === "enter" && onControl)) {
     if (!event.repeat) command(COMMAND_KEYS[key]);
   } else if (key === "t" && !$("prompt").disabled) {
@@ -361,41 +318,11 @@ addEventListener("keydown", (event) => {
 
 addEventListener("keyup", (event) => {
   const key = MOVES[event.key.toLowerCase()];
-  if (key && held.get(key)?.has("keyboard")) edge(key, "keyboard", false, event.timeStamp);
+  if (key && held.has(key, "keyboard")) held.set(key, "keyboard", false, event.timeStamp);
 });
 
 addEventListener("blur", releaseAll);
 document.addEventListener("visibilitychange", () => document.hidden && releaseAll());
-
-for (const button of document.querySelectorAll("[data-key]")) {
-  const key = button.dataset.key;
-  const up = (event) => edge(key, `pointer ${event.pointerId}`, false, event.timeStamp);
-  button.addEventListener("pointerdown", (event) => {
-    event.preventDefault();
-    button.setPointerCapture(event.pointerId);
-    edge(key, `pointer ${event.pointerId}`, true, event.timeStamp);
-  });
-  for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) button.addEventListener(name, up);
-  button.addEventListener("contextmenu", (event) => event.preventDefault());
-  // A screen reader's or keyboard's click is a tap.
-  button.addEventListener("click", (event) => {
-    if (event.detail === 0) {
-      edge(key, "click", true);
-      edge(key, "click", false);
-    }
-  });
-}
-
-function pollGamepad() {
-  const pad = navigator.getGamepads?.().find((one) => one?.connected && one.axes.length >= 4);
-  if (!pad) return;
-  const [right, back, yaw, pitch] = pad.axes;
-  const wanted = { d: right > 0.4, a: right < -0.4, s: back > 0.4, w: back < -0.4 };
-  Object.assign(wanted, { right: yaw > 0.4, left: yaw < -0.4, down: pitch > 0.4, up: pitch < -0.4 });
-  for (const [key, down] of Object.entries(wanted)) {
-    if (down !== Boolean(held.get(key)?.has("gamepad"))) edge(key, "gamepad", down);
-  }
-}
 
 // ---- buttons, prompt, pictures
 
