@@ -49,6 +49,7 @@ class KeyboardAgent:
         if isinstance(env, gym.vector.VectorEnv):
             raise TypeError("a keyboard plays one env at a time, got a vector env")
         self.by_latent = isinstance(env.action_space, gym.spaces.MultiDiscrete)
+        self.latents: int = env.get_wrapper_attr("layout").latents
         self.shows_itself = env.render_mode == "human"
         self.left = False
         if self.shows_itself and env.spec is not None:
@@ -61,7 +62,7 @@ class KeyboardAgent:
     def act(self, obs: Any, info: dict[str, Any]) -> Any:
         """Return the action of the keys."""
         label = 0 if self.left else worldplay_env.label_of_keys(self._pressed(obs))
-        return np.full(worldplay_env.CHUNK_LATENTS, label) if self.by_latent else label
+        return np.full(self.latents, label) if self.by_latent else label
 
     def close(self) -> None:
         """Close a window of its own; a second time does nothing."""

@@ -1,8 +1,8 @@
 """An agent that follows a pose string, such as "w-8, right-8, w-8, left-7".
 
-A pose string moves from one latent frame to the next, four to a chunk, so it is followed exactly with
-`actions="latent"`. With one action a chunk it must turn where chunks begin: the first chunk has three motions (its
-first latent frame is the start), every later one four.
+A pose string moves from one latent frame to the next, so it is followed exactly with
+`actions="latent"`. With one action a chunk it must turn where chunks begin: the first chunk has a motion less than
+later ones (its first latent frame is the start).
 
     python agents/scripted.py --pose "w-3, right-8, w-4"
 """
@@ -42,14 +42,13 @@ class ScriptedAgent:
         if isinstance(env, gym.vector.VectorEnv):
             raise TypeError("a pose string is followed in one env at a time, got a vector env")
         labels = worldplay_env.load_trajectory(pose_string).labels  # one a latent frame, 0 for the start
-        missing = -len(labels) % worldplay_env.CHUNK_LATENTS  # the last chunk ends standing still
-        self.chunks = np.concatenate([labels, np.zeros(missing, dtype=np.int64)]).reshape(
-            -1, worldplay_env.CHUNK_LATENTS
-        )
+        latents: int = env.get_wrapper_attr("layout").latents
+        missing = -len(labels) % latents  # the last chunk ends standing still
+        self.chunks = np.concatenate([labels, np.zeros(missing, dtype=np.int64)]).reshape(-1, latents)
         self.by_latent = isinstance(env.action_space, gym.spaces.MultiDiscrete)
         if not self.by_latent:
             for number, motions in enumerate(self.chunks):
-                _check_even(number, motions[1:] if number == 0 else motions)
+                _check_even(number, motions)
 
     def __len__(self) -> int:
         """Return how many steps the pose string takes."""
@@ -58,16 +57,20 @@ class ScriptedAgent:
     def act(self, obs: Any, info: dict[str, Any]) -> Any:
         """Return the action of the step that comes next, by the episode's count of steps in `info`."""
         step = info["step"]
-        motions = self.chunks[step] if step < len(self) else np.zeros(worldplay_env.CHUNK_LATENTS, dtype=np.int64)
+        motions = self.chunks[step] if step < len(self) else np.zeros_like(self.chunks[0])
         return motions if self.by_latent else int(motions[-1])
 
 
 def _check_even(number: int, motions: np.ndarray) -> None:
+    latents = len(motions)
+    if number == 0:
+        motions = motions[1:]
     if len(set(motions.tolist())) > 1:
         names = ", ".join(worldplay_env.action_name(int(label)) for label in motions)
         raise ValueError(
             f"chunk {number} of the pose string has the motions {names}, but this env takes one action a chunk: "
-            'make it with actions="latent", or give the first item 3 latent frames, the others multiples of 4'
+            f'make it with actions="latent", or give the first item {latents - 1} latent frames, '
+            f"the others multiples of {latents}"
         )
 
 

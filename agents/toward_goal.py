@@ -41,14 +41,15 @@ class TowardGoalAgent:
         env: AnyEnv,
         labels: tuple[int, ...] = tuple(range(worldplay_env.NUM_ACTIONS)),
     ) -> None:
-        self.batched = isinstance(env.unwrapped, gym.vector.VectorEnv)
+        inner: Any = env.unwrapped
+        self.batched = isinstance(inner, gym.vector.VectorEnv)
         actions, space = single_spaces(env)
         shows_goal = isinstance(space, gym.spaces.Dict) and "goal" in space.spaces
         if not shows_goal or not isinstance(actions, gym.spaces.Discrete):
             raise ValueError(f"the env needs a task and one action a chunk, got {actions} and {space}")
         self.labels = np.array(labels)
         # The first chunk has one motion less than later ones, since it begins with the start.
-        self.moves = {first: np.stack([_move(label, first) for label in labels]) for first in (True, False)}
+        self.moves = {first: np.stack([_move(inner, label, first) for label in labels]) for first in (True, False)}
 
     def act(self, obs: Any, info: dict[str, Any]) -> Any:
         """Return the next action; of a vector env's infos one for each, int64 [N]."""
@@ -64,10 +65,10 @@ class TowardGoalAgent:
         return self.labels[np.argmin(units + np.arccos(np.clip((traces - 1) / 2, -1, 1)))]
 
 
-def _move(label: int, first: bool) -> np.ndarray:
+def _move(env: Any, label: int, first: bool) -> np.ndarray:
     """Return where an action leads to from the origin, float64 [4, 4]."""
-    held = [label] * worldplay_env.CHUNK_LATENTS
-    return worldplay_env.Control.of_labels(np.eye(4), held, first=first).poses[-1]
+    held = [label] * env.layout.latents
+    return worldplay_env.Control.of_labels(np.eye(4), held, first=first, motion=env.motion).poses[-1]
 
 
 @dataclass(frozen=True)

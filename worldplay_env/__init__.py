@@ -17,7 +17,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"
 
 _ENV, _VECTOR_ENV = "worldplay_env.envs.env:WorldPlayEnv", "worldplay_env.envs.vector:WorldPlayVectorEnv"
-for _id, _world in (("Tiny", "tiny"), ("Wan5B", "wan-5b"), ("Testcard", "testcard"), ("Scene", "scene")):
+_WORLDS = {"Tiny": "tiny", "Wan5B": "wan-5b", "ABot5B": "abot-5b", "Testcard": "testcard", "Scene": "scene"}
+for _id, _world in _WORLDS.items():
     gymnasium.register(
         id=f"WorldPlay/{_id}-v0",
         entry_point=_ENV,

@@ -27,17 +27,15 @@ from tqdm import tqdm
 from worldplay_env.cli import WorldArgs, fail
 from worldplay_env.control.actions import NUM_ACTIONS
 from worldplay_env.media.files import write_json
-from worldplay_env.models.flops import chunk_operations, encode_operations
-from worldplay_env.models.wan.autoencoder import uint8_to_pixels
-from worldplay_env.models.worldplay.sampler import TIMESTEPS
+from worldplay_env.models.codec import uint8_to_pixels
 from worldplay_env.provenance import load_average, versions, world_facts
 from worldplay_env.worlds.base import (
     Control,
     Start,
     WorldError,
 )
-from worldplay_env.worlds.diffusion.rollout import DreamRollout, PastChunk
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.latent_rollout import LatentRollout
+from worldplay_env.worlds.diffusion.latent_world import LatentWorld
 from worldplay_env.worlds.follow import next_control
 from worldplay_env.worlds.registry import load
 from worldplay_env.worlds.transfer import fetch
@@ -51,7 +49,7 @@ class Args(WorldArgs):
     """Measure the parts of a chunk of a world model: medians, peak memory, operations and their rate."""
 
     world: str = "tiny"
-    """"tiny", "wan-5b", or a folder of weights."""
+    """"tiny", "wan-5b", "abot-5b", or a folder of weights."""
     age: int = 20
     """Chunks that the rollouts have behind them: a wandering path, with random latents in place of dreamt ones. From
     5 on, memory is full and chosen by overlap."""
@@ -92,7 +90,7 @@ class Part:
         return self.operations / self.median if self.operations else None
 
 
-def aged_rollout(world: DreamWorld, chunks: int, seed: int) -> tuple[DreamRollout, Control]:
+def aged_rollout(world: LatentWorld, chunks: int, seed: int) -> tuple[LatentRollout, Control]:
     """Return a rollout of a certain age and the cameras of its next chunk, without running the transformer.
 
     Its past is a random walk (one random action a latent frame) with random latents, of which only the first chunk
@@ -107,17 +105,17 @@ def aged_rollout(world: DreamWorld, chunks: int, seed: int) -> tuple[DreamRollou
         latents = torch.randn(world.latent_shape, generator=noise, device=world.device)
         if state is None:
             with torch.no_grad():
-                _, state = world.autoencoder.decode(latents[None])
+                _, state = world.codec.decode(latents[None])
         control = next_control(rollout, generator.integers(0, NUM_ACTIONS, world.layout.latents))
-        rollout.commit(PastChunk.of(latents, control), state)
+        rollout.commit(world.made_up(latents, control, rollout), state)
     return rollout, next_control(rollout, generator.integers(0, NUM_ACTIONS, world.layout.latents))
 
 
-def measure(world: DreamWorld, age: int, batch: int, repeats: int) -> dict[str, Part]:
+def measure(world: LatentWorld, age: int, batch: int, repeats: int) -> dict[str, Part]:
     """Make the next chunk of `batch` rollouts of that age, `repeats` times from the same past; return its parts.
 
     They are "encode" (of a start picture, once a rollout), "first" (the first run, which compiles, allocates and
-    chooses kernels), "select", "prefill", each denoising step, "decode", "host" (fetching the frames) and "total",
+    chooses kernels), the parts of `Chunk.timings`, "host" (fetching the frames) and "total",
     which is a whole step with "host" and without "encode".
     """
     pasts, controls = zip(*(aged_rollout(world, age, seed) for seed in range(batch)), strict=True)
@@ -160,10 +158,10 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _encode_seconds(world: DreamWorld, repeats: int) -> list[float]:
+def _encode_seconds(world: LatentWorld, repeats: int) -> list[float]:
     pixels = uint8_to_pixels(torch.zeros(1, 3, 1, *world.image_size, dtype=torch.uint8, device=world.device))
     with torch.no_grad():
-        return _timed(lambda: world.autoencoder.encode(pixels), world.device, repeats)
+        return _timed(lambda: world.codec.encode(pixels), world.device, repeats)
 
 
 def _timed(function: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
@@ -182,20 +180,16 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _operations(world: DreamWorld, age: int, batch: int) -> dict[str, int]:
+def _operations(world: LatentWorld, age: int, batch: int) -> dict[str, int]:
     """Return the operations of each part that has any, by the names of the timings."""
-    config = world.config
-    seen = min(age * world.layout.latents, world.layout.memory)
-    counted = chunk_operations(config, seen, world.layout.latents, first=age == 0)
-    step = counted.pop("denoise")
-    parts = counted | {f"denoise_{index}": step for index in range(len(TIMESTEPS))}
+    parts = world.operations(age)
     parts["total"] = sum(parts.values())
     return {name: batch * count for name, count in parts.items()} | {
-        "encode": encode_operations(config.autoencoder, config.image_size)
+        "encode": world.codec.encode_operations(world.image_size)
     }
 
 
-def report(args: Args, world: DreamWorld, parts: dict[str, Part], peak: float, memory_bytes: int) -> dict[str, Any]:
+def report(args: Args, world: LatentWorld, parts: dict[str, Part], peak: float, memory_bytes: int) -> dict[str, Any]:
     """Return everything that was measured, as plain values."""
     frames = args.batch * world.layout.images_of(args.age)
     return {
@@ -258,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check(args)
         world = load(args.world, **args.load_options(), **_network_options(args))
-        if not isinstance(world, DreamWorld):
+        if not isinstance(world, LatentWorld):
             raise ValueError(f"only world models can be measured, and {args.world!r} has no model")
     except (ValueError, OSError, RuntimeError) as error:
         return fail(error, 2)

@@ -32,7 +32,7 @@ class WorldArgs(LoadArgs):
     """Which world, and how it is loaded."""
 
     world: str = "tiny"
-    """"tiny", "wan-5b", "scene", "testcard", or a folder of weights."""
+    """"tiny", "wan-5b", "abot-5b", "scene", "testcard", or a folder of weights."""
 
 
 def in_words(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from worldplay_env.cli import WorldArgs, fail, in_words
 from worldplay_env.control.trajectory import Trajectory, load_trajectory
-from worldplay_env.envs.starts import choose_start, unused_prompt
+from worldplay_env.envs.starts import choose_start, read_references, unused_prompt
 from worldplay_env.media.contact_sheet import ContactSheet
 from worldplay_env.media.files import write_json
 from worldplay_env.media.video import FilmError, FilmWriter, Resample
@@ -41,6 +41,8 @@ class Args(WorldArgs):
     night); "none" starts from the prompt alone. By default the courtyard."""
     prompt: str | None = None
     """What the world looks like. By default the bundled picture's own prompt; empty for a picture of yours."""
+    references: Path | None = None
+    """Pictures of the character of "abot-5b": a folder of head.png, left.png, right.png, front.png and back.png."""
     pose: str = "w-8, right-8, w-8, left-7"
     """The camera's path: a pose string (w s a d up down left right, and for how many latent frames), or the path of a
     trajectory .json. Any length: one latent frame is a quarter of a second."""
@@ -117,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--pose {args.pose!r} names no motion: there is nothing to film")
         spec = describe(args.world)
         start = choose_start(args.image, args.prompt, spec)
+        start = replace(start, references=read_references(args.references, spec))
         if note := unused_prompt(args.world, spec, args.prompt):
             print(f"note: {note}", file=sys.stderr)
         fps = spec.fps if args.fps is None else args.fps

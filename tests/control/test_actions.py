@@ -26,7 +26,7 @@ from worldplay_env.control.actions import (
     opposite_labels,
     split_label,
 )
-from worldplay_env.control.camera import SPEED, TURN, Motion, integrate
+from worldplay_env.control.camera import Motion, MotionScale, integrate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ITEMS = {item["name"]: item for item in json.loads((GOLDEN / "poses.json").read_text())["items"]}
@@ -185,13 +185,13 @@ def test_a_label_that_is_no_integer_is_refused(label: object) -> None:
 
 @given(labels)
 def test_a_motion_has_every_component_at_full_speed(label: int) -> None:
-    motion = motion_of(np.int64(label))
+    motion = motion_of(np.int64(label), MotionScale(units=0.5, degrees=10.0))
     translation = ACTION_TABLE["translation"][label // 9]
     rotation = ACTION_TABLE["rotation"][label % 9]
-    assert motion.forward == SPEED * (("forward" in translation) - ("back" in translation))
-    assert motion.right == SPEED * (("right" in translation) - ("left" in translation))
-    assert motion.yaw == TURN * (("right" in rotation) - ("left" in rotation))
-    assert motion.pitch == TURN * (("up" in rotation) - ("down" in rotation))
+    assert motion.forward == 0.5 * (("forward" in translation) - ("back" in translation))
+    assert motion.right == 0.5 * (("right" in translation) - ("left" in translation))
+    assert motion.yaw == np.radians(10.0) * (("right" in rotation) - ("left" in rotation))
+    assert motion.pitch == np.radians(10.0) * (("up" in rotation) - ("down" in rotation))
 
 
 @pytest.mark.parametrize(

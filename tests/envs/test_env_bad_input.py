@@ -161,11 +161,11 @@ def without_latents(_: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"world": "atlantis"}, ValueError, "unknown world 'atlantis': known are tiny, wan-5b, testcard"),
+        ({"world": "atlantis"}, ValueError, "unknown world 'atlantis': known are tiny, wan-5b, abot-5b"),
         ({"world": 3}, TypeError, "a name, a folder or a World, got int: 3"),
         ({"observation": "all"}, ValueError, "unknown observation 'all': known are chunk, last, latent"),
         (without_latents, ValueError, 'this world has none: use "chunk" or "last"'),
-        ({"actions": "keys"}, ValueError, "unknown actions 'keys': known are chunk, latent"),
+        ({"actions": "words"}, ValueError, "unknown actions 'words': known are chunk, latent, keys"),
         ({"render_mode": "ansi"}, ValueError, "render mode 'ansi': known are rgb_array, rgb_array_list, human"),
         ({"size": (0, 10)}, ValueError, "two positive whole numbers (height, width), got (0, 10)"),
         ({"size": 10}, ValueError, "two positive whole numbers (height, width), got 10"),

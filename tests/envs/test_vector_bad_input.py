@@ -277,7 +277,7 @@ def test_rendering_needs_a_reset_too() -> None:
         ({"autoreset_mode": None}, ValueError, "autoreset_mode None"),
         ({"output": "jax"}, ValueError, "unknown output 'jax': known are numpy, torch"),
         ({"render_mode": "human"}, ValueError, "unknown render mode 'human': known are rgb_array, or None"),
-        ({"actions": "keys"}, ValueError, "unknown actions 'keys': known are chunk, latent"),
+        ({"actions": "words"}, ValueError, "unknown actions 'words': known are chunk, latent, keys"),
         ({"observation": "all"}, ValueError, "unknown observation 'all'"),
         ({"every": 3}, ValueError, "every must be a whole number that divides 16, got 3"),
         ({"task": "flee"}, ValueError, "unknown task 'flee'"),

@@ -18,11 +18,12 @@ from small_world import begin, small_world, wander
 from torch import Tensor
 
 import worldplay_env
-from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.control.camera import DEFAULT_INTRINSICS, MotionScale
+from worldplay_env.control.layout import LAYOUT, ChunkLayout
 from worldplay_env.evaluate import camera_paths
 from worldplay_env.evaluate.__main__ import main, read_seeds
 from worldplay_env.evaluate.ground_truth import Truth
-from worldplay_env.evaluate.measures import TURN, drift_of, evaluate_scenes, follow_actions, most_chunks
+from worldplay_env.evaluate.measures import drift_of, evaluate_scenes, follow_actions, most_chunks
 from worldplay_env.evaluate.metrics import moved, visible
 from worldplay_env.evaluate.rollouts import RolloutSpec, make_rollouts, reconstruct
 from worldplay_env.evaluate.run import evaluate
@@ -31,7 +32,7 @@ from worldplay_env.workers.base import OneProcess
 from worldplay_env.worlds.base import World
 from worldplay_env.worlds.diffusion.world import DreamWorld
 from worldplay_env.worlds.scene.build import Scene, build
-from worldplay_env.worlds.scene.walk import MOTIONS, walk
+from worldplay_env.worlds.scene.walk import images_of, motion_table, walk
 from worldplay_env.worlds.scene.world import SceneWorld
 
 SEEDS = (900_000, 900_002, 900_013)
@@ -120,7 +121,7 @@ def test_paths_are_walked_by_their_actions_without_touching_anything(
 ) -> None:
     scene = build(seed)
     path = make(scene)
-    poses, blocked = walk([scene], scene.start[None], MOTIONS[path.labels[None, 1:]])
+    poses, blocked = walk([scene], scene.start[None], motion_table()[path.labels[None, 1:]])
     assert not blocked.any()
     np.testing.assert_allclose(poses[0], path.poses, atol=1e-9)
     np.testing.assert_array_equal(make(build(seed)).labels, path.labels)
@@ -145,8 +146,16 @@ def test_the_way_back_takes_the_way_out_in_reverse_and_turns_far(seed: int) -> N
     np.testing.assert_array_equal(path.poses, path.poses[::-1])
     turned = np.degrees(np.arccos(path.poses[31, :3, 2] @ path.poses[0, :3, 2]))
     assert 40 < turned < 95
-    assert TURN == 4 * 32
-    assert 2 * TURN - 3 == 13 + 15 * 16  # frames in the film
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, ChunkLayout(3, 4, 9, 6), ChunkLayout(2, 5, 8, 4)])
+def test_frames_of_the_way_back_have_their_own_pose_on_the_way_out(layout: ChunkLayout) -> None:
+    path = camera_paths.out_and_back(build(SEEDS[0]), layout, MotionScale(0.1, 8.0))
+    cameras, mirrored = images_of(path.poses, layout), camera_paths.mirrored_frames(layout)
+    turn = camera_paths.turn_frame(layout)
+    assert len(mirrored) == len(cameras) == sum(layout.images_of(chunk) for chunk in range(16))
+    np.testing.assert_array_equal(mirrored[: turn - layout.images + 1], np.arange(turn - layout.images + 1))
+    np.testing.assert_allclose(cameras[mirrored], cameras, atol=1e-9)
 
 
 def test_short_paths_move_all_the_time() -> None:
@@ -158,7 +167,7 @@ def test_an_action_into_a_wall_has_no_path() -> None:
                if camera_paths.held_path(build(seed), label) is None]  # fmt: skip
     assert blocked
     seed, label = blocked[0]
-    assert walk([build(seed)], build(seed).start[None], MOTIONS[np.full((1, 3), label)])[1].any()
+    assert walk([build(seed)], build(seed).start[None], motion_table()[np.full((1, 3), label)])[1].any()
 
 
 # ---- worlds
@@ -288,11 +297,11 @@ def test_the_latest_memory_is_the_latest_sixteen_and_reaches_the_model() -> None
 
 def test_reconstruction_is_the_autoencoder_clip_by_clip(dream: DreamWorld) -> None:
     film = pictures(0, count=69, size=(32, 48))
-    whole = reconstruct(dream.autoencoder, film)
+    whole = reconstruct(dream.codec, film)
     assert whole.shape == film.shape
-    assert torch.equal(whole[:61], reconstruct(dream.autoencoder, film[:61]))
-    assert torch.equal(whole[61:], reconstruct(dream.autoencoder, film[60:])[1:])
-    assert reconstruct(dream.autoencoder, film[:1]).shape == (1, 32, 48, 3)
+    assert torch.equal(whole[:61], reconstruct(dream.codec, film[:61]))
+    assert torch.equal(whole[61:], reconstruct(dream.codec, film[60:])[1:])
+    assert reconstruct(dream.codec, film[:1]).shape == (1, 32, 48, 3)
 
 
 # ---- the program

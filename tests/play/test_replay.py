@@ -72,8 +72,16 @@ def test_a_chunk_written_by_hand_may_name_its_keys_once(tmp_path: Path) -> None:
     path = tmp_path / "hand.jsonl"
     path.write_text('{"keys": ["w", "left"]}\n\n{"keys": []}\n')
     script = read_replay(path)
-    assert script.next_chunk(0) == ChunkKeys((("w", "left"),) * 4)
+    assert script.next_chunk(0) == ChunkKeys((("w", "left"),))
     assert script.next_chunk(0) == STAND_STILL
+
+
+def test_keys_named_once_are_held_over_a_chunk_of_any_length() -> None:
+    assert ChunkKeys((("w",),), "snow").over(3) == ChunkKeys((("w",),) * 3, "snow")
+    assert W.over(4) == W
+    Replay({}, [W, (8, Command.RESTART), STAND_STILL]).check(4)
+    with pytest.raises(ReplayError, match="keys of 4 latent frames, the world's chunks have 3"):
+        Replay({}, [STAND_STILL, (8, Command.RESTART), W]).check(3)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +89,7 @@ def test_a_chunk_written_by_hand_may_name_its_keys_once(tmp_path: Path) -> None:
     [
         ('{"keys": ["q"]}', "unknown key 'q': known are w, s, a, d, up, down, left, right"),
         ('{"keys": [["w"], ["jump"], [], []]}', "unknown key 'jump'"),
-        ('{"keys": [["w"], [], []]}', "4 of them"),
+        ('{"keys": [["w"], [], "d"]}', "one for each latent frame"),
         ('{"keys": "w"}', "must be a list"),
         ('{"keys": [], "prompt": 3}', "the prompt is a text"),
         ('{"keys": [], "prompts": "snow"}', "unknown field 'prompts'"),

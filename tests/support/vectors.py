@@ -31,7 +31,7 @@ class SmallDream(DreamWorld):
 
 def small_dream() -> SmallDream:
     world = small_world()
-    return SmallDream(CONFIG, world.transformer, world.autoencoder)
+    return SmallDream(CONFIG, world.transformer, world.codec)
 
 
 def batched(num_envs: int = 3, **arguments: Any) -> WorldPlayVectorEnv:

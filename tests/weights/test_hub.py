@@ -335,7 +335,7 @@ def test_a_download_is_a_world(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_weights_are_told_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown weights 'wan-6b': expected 'wan-5b' or a folder"):
+    with pytest.raises(ValueError, match="unknown weights 'wan-6b': expected 'wan-5b', 'abot-5b' or a folder"):
         resolve("wan-6b")
     with pytest.raises(ValueError, match="a folder, which has no revisions"):
         resolve(tmp_path, revision="main")

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from played import FakeClock, begin, show
+from scripts import load_script
 from three_latents import LAYOUT, MOTION, SIZE, Stripes, make_stripes
 
 import worldplay_env
+from worldplay_env.control.camera import MotionScale
 from worldplay_env.control.layout import ChunkLayout
 from worldplay_env.control.trajectory import load_trajectory
+from worldplay_env.evaluate.camera_paths import SINGLE_MOVES, short_path
+from worldplay_env.evaluate.ground_truth import Truth
+from worldplay_env.evaluate.measures import follow_actions
+from worldplay_env.evaluate.rollouts import RolloutSpec, make_rollouts
+from worldplay_env.evaluate.run import evaluate
+from worldplay_env.testing import check_world
+from worldplay_env.workers.base import OneProcess
 from worldplay_env.worlds.base import Control, Start
 from worldplay_env.worlds.registry import _registered
+from worldplay_env.worlds.scene.world import SceneWorld
 
+SCENE = 900_000
 FORWARD = worldplay_env.label_of_keys(["w"])
 
 
@@ -67,6 +79,49 @@ def test_a_vector_env_rewards_and_wrappers_follow(stripes: str) -> None:
     with worldplay_env.FrameByFrame(gymnasium.make("WorldPlay/Testcard-v0", world=stripes)) as env:
         assert env.reset(seed=0)[0].shape == (*SIZE, 3)
         assert env.metadata["render_fps"] == 12
+
+
+def test_agents_act_by_the_worlds_chunks_and_motions(stripes: str) -> None:
+    with gymnasium.make("WorldPlay/Testcard-v0", world=stripes, actions="latent") as env:
+        agent = load_script("agents/scripted.py").ScriptedAgent(env, "w-2, right-3")
+        obs, info = env.reset(seed=0)
+        labels = []
+        for _ in range(len(agent)):
+            obs, _, _, _, info = env.step(agent.act(obs, info))
+            labels += info["labels"].tolist()
+        assert labels == [0, FORWARD, FORWARD, 1, 1, 1]
+        keyboard = load_script("agents/keyboard.py").KeyboardAgent(env)
+        assert env.action_space.contains(keyboard.act(obs, info))
+        keyboard.close()
+    with gymnasium.make("WorldPlay/Reach-v0", world=stripes) as env:
+        obs, info = env.reset(seed=0)
+        agent = load_script("agents/toward_goal.py").TowardGoalAgent(env)
+        for first in (True, False):
+            before, action = info["poses"][-1], agent.act(obs, info)
+            obs, _, _, _, info = env.step(action)
+            np.testing.assert_allclose(info["poses"][-1], before @ agent.moves[first][action], atol=1e-9)
+
+
+def test_the_evaluation_follows_paths_of_the_worlds_chunks(tmp_path: Path) -> None:
+    rows, record = evaluate(OneProcess(make_stripes), [SCENE], tmp_path, all_actions=0, drift=0)
+    assert [row.what for row in rows if row.what.startswith("one chunk")] == ["one chunk (12 frames) on the CPU"]
+    assert len(record["curve"]["psnr"]["world"]) == 9 + 15 * 12
+    # Standing still is all that can be told of what shows nothing of a scene.
+    assert record["scenes"][0]["actions"]["world"] < record["scenes"][0]["actions"]["actions"]
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, ChunkLayout(2, 3, 6, 4)])
+def test_scenes_are_the_truth_of_any_chunks(layout: ChunkLayout) -> None:
+    world = SceneWorld((24, 40), device="cpu", layout=layout, motion=MotionScale(0.1, 8.0))
+    truth = Truth.beside(world, SCENE)
+    path = short_path(truth.scene, world.layout, world.motion)
+    [film] = make_rollouts(world, [RolloutSpec(truth, path)], batch=1)
+    expected = truth.film(path.poses)
+    assert film.shape == expected.shape
+    assert int((film.int() - expected.int()).abs().max()) <= 1
+    [result] = follow_actions(world, [truth], SINGLE_MOVES, batch=9)
+    assert result["world"] == result["actions"]
+    check_world(world)
 
 
 def test_a_film_has_the_images_of_its_latent_frames() -> None:

@@ -12,10 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SPEED = 0.08
-"""World units travelled in a latent frame, along each axis that moves."""
-TURN = math.radians(3)
-"""Radians turned in a latent frame, about each axis that turns."""
 ORTHONORMAL_TOLERANCE = 1e-3
 """How far R^T R may be from the identity: room for poses written with four decimals, none for a scaled rotation."""
 
@@ -33,14 +29,14 @@ DEFAULT_INTRINSICS = _default_intrinsics()
 
 @dataclass(frozen=True)
 class MotionScale:
-    """The length of an action's motion, for one latent frame.
+    """The length of an action's motion, for one latent frame; by default that of HY-WorldPlay (spec section 3).
 
     Attributes:
         units: World units along each axis that moves.
         degrees: Degrees about each axis that turns.
     """
 
-    units: float = SPEED
+    units: float = 0.08
     degrees: float = 3.0
 
 

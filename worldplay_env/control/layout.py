@@ -24,7 +24,7 @@ class ChunkLayout:
     def __post_init__(self) -> None:
         if min(self.latents, self.images) < 1 or self.memory < 0:
             raise ValueError(f"a chunk has at least one latent frame, of at least one image: {self}")
-        if not 1 <= self.first_images - (self.latents - 1) * self.images <= self.images:
+        if not 1 <= self.start_images <= self.images:
             raise ValueError(f"the first latent frame has 1..{self.images} images: {self}")
 
     @property
@@ -45,9 +45,14 @@ class ChunkLayout:
         """Return the number of images in all chunks before chunk 0, 1, ..."""
         return self.first_images + (chunk - 1) * self.chunk_images if chunk else 0
 
+    @property
+    def start_images(self) -> int:
+        """Images of a rollout's first latent frame, which all show the start's pose."""
+        return self.first_images - (self.latents - 1) * self.images
+
     def images_by_latent(self, chunk: int) -> list[int]:
         """Return the number of images of each latent frame of chunk 0, 1, ..."""
-        return [self.images_of(chunk) - (self.latents - 1) * self.images] + [self.images] * (self.latents - 1)
+        return [self.images if chunk else self.start_images] + [self.images] * (self.latents - 1)
 
 
 LAYOUT = ChunkLayout()

@@ -12,7 +12,7 @@ from worldplay_env.envs.observation import ObservationEncoder, render_rate
 from worldplay_env.envs.starts import StartSource, find_starts
 from worldplay_env.envs.tasks.base import Task
 from worldplay_env.envs.tasks.lookup import find_task
-from worldplay_env.worlds.base import ChunkLayout, World
+from worldplay_env.worlds.base import ChunkLayout, MotionScale, World
 from worldplay_env.worlds.registry import lazy_world
 
 
@@ -54,7 +54,13 @@ class WorldEnvBase(EzPickle):
             channel_first=given["channel_first"],
         )
         self._core = EnvCore(
-            load, view, task=find_task(given["task"]), reward=given["reward"], pictures=pictures, **of_core
+            load,
+            view,
+            task=find_task(given["task"]),
+            reward=given["reward"],
+            pictures=pictures,
+            held_keys=given["actions"] == "keys",
+            **of_core,
         )
         starts = given["starts"]
         self._starts: Sequence[StartSource] | None = None if starts is None else find_starts(starts, self._promised)
@@ -79,6 +85,11 @@ class WorldEnvBase(EzPickle):
     def layout(self) -> ChunkLayout:
         """Latent frames and images of a chunk, and the length of its memory."""
         return self._promised.layout
+
+    @property
+    def motion(self) -> MotionScale:
+        """How far an action moves and turns the camera in a latent frame."""
+        return self._promised.motion
 
     @property
     def weights(self) -> str:

@@ -25,7 +25,7 @@ from worldplay_env.worlds.base import (
     World,
 )
 from worldplay_env.worlds.device import check_fork
-from worldplay_env.worlds.follow import next_control
+from worldplay_env.worlds.follow import keys_control, next_control
 from worldplay_env.worlds.transfer import fetch
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class EnvCore:
         output: The kind of observations, one of `OUTPUTS`.
         words: Whether infos have the start's name and the prompt.
         max_batch: The most episodes in one call of the world; None for all.
+        held_keys: Whether actions are held keys in place of labels.
 
     Raises:
         TypeError: The reward is no function.
@@ -75,6 +76,7 @@ class EnvCore:
         output: str = "numpy",
         words: bool = True,
         max_batch: int | None = None,
+        held_keys: bool = False,
     ) -> None:
         if reward is not None and not callable(reward):
             raise TypeError(f"a reward is a function of a Transition, got {reward!r}")
@@ -90,6 +92,7 @@ class EnvCore:
         if self._decode and view.kind != "chunk" and pictures != "all":
             self._decode = "newest"
         self._max_batch = max_batch
+        self._held_keys = held_keys
         self._world_seconds = 0.0
 
     @property
@@ -181,12 +184,18 @@ class EnvCore:
             began.append((episode, info | self._episode_info(episode, False)))
         return began
 
-    def step(self, before: Sequence[Episode], labels: np.ndarray) -> Stepped:
-        """Make the next chunk of n episodes by their labels, int64 [n] or [n, 4]; they stay as they are."""
+    def step(self, before: Sequence[Episode], actions: np.ndarray) -> Stepped:
+        """Make the next chunk of n episodes, which stay as they are.
+
+        Args:
+            before: The episodes.
+            actions: Their labels, int64 [n] or [n, L], or with `held_keys` [n, 8].
+        """
         rollouts = [episode.rollout.fork() for episode in before]
-        controls = [next_control(rollout, asked) for rollout, asked in zip(rollouts, labels, strict=True)]
+        control_of = keys_control if self._held_keys else next_control
+        controls = [control_of(rollout, action) for rollout, action in zip(rollouts, actions, strict=True)]
         chunks, observations, pictures, timings = self._make(rollouts, controls)
-        judged = self._judge(before, labels, chunks, observations)
+        judged = self._judge(before, actions, chunks, observations)
         after = [
             replace(
                 episode,
@@ -258,7 +267,7 @@ class EnvCore:
         return None if self._pictures is None else self.view.frames(chunk, newest=self._pictures == "newest")
 
     def _judge(
-        self, before: Sequence[Episode], labels: np.ndarray, chunks: Sequence[Chunk], observations: Sequence[Any]
+        self, before: Sequence[Episode], actions: np.ndarray, chunks: Sequence[Chunk], observations: Sequence[Any]
     ) -> _Judged:
         """Return what task and reward make of a step of n episodes."""
         states, shown = [episode.state for episode in before], [episode.shown for episode in before]
@@ -268,7 +277,7 @@ class EnvCore:
         transition = Transition.of_chunks(
             chunks,
             observation=stack(observations),
-            action=labels,
+            action=actions,
             past=[episode.path for episode in before],
             step=np.array([episode.step + 1 for episode in before]),
             goals=self._goals(states),

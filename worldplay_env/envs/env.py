@@ -16,7 +16,7 @@ from worldplay_env.envs.action_space import action_space, check_action
 from worldplay_env.envs.construction import WorldEnvBase, arguments_of
 from worldplay_env.envs.episode import Episode, split, stack
 from worldplay_env.envs.reset_options import NOT_GIVEN, START_OPTIONS, check_options, draw_start, warn_of_prompt
-from worldplay_env.envs.starts import Starts, find_starts
+from worldplay_env.envs.starts import References, Starts, find_starts
 from worldplay_env.envs.tasks.base import Task
 from worldplay_env.envs.transition import Goal, Reward
 from worldplay_env.envs.window import Window
@@ -37,7 +37,7 @@ class Snapshot:
 class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
     """A streaming video world: an action moves the camera, an observation is the next second of video.
 
-    `WorldPlay/Tiny-v0`, `Wan5B-v0`, `Scene-v0` and `Testcard-v0` are this class with another `world`;
+    `WorldPlay/Tiny-v0`, `Wan5B-v0`, `ABot5B-v0`, `Scene-v0` and `Testcard-v0` are this class with another `world`;
     `WorldPlay/Reach-v0` and `Collect-v0` have a `task`.
 
     ## Description
@@ -62,6 +62,9 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
 
     `actions="latent"`: `MultiDiscrete([81] * 4)`, an action for each latent frame. An episode's first step ignores
     the first of them, since its first latent frame is the start.
+
+    `actions="keys"`: `MultiBinary(8)`, the keys W A S D, up, left, down and right that are held for the chunk. In
+    poses and labels opposite keys cancel each other; `ABot5B-v0`, whose model is told keys, is given both.
 
     ## Observation Space
     - `observation="chunk"`: `Box(0, 255, (16, H, W, 3), uint8)`, the chunk's frames in playing order. `reset` repeats
@@ -115,13 +118,13 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
     given as an object; a spec with one cannot be written as JSON.
 
     Args:
-        world: "tiny", "wan-5b", "scene", "testcard", a folder of weights, or a `World`.
+        world: "tiny", "wan-5b", "abot-5b", "scene", "testcard", a folder of weights, or a `World`.
         starts: A bundled picture's name such as "snow", or "all" for these; a picture, a folder of pictures, or a
             list of pictures or (picture, prompt) pairs (see `starts.find_starts`). By default the bundled pictures.
         device: A torch device; by default "cuda" where available, else "cpu". Not touched before the first reset.
         dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         observation: "chunk", "last" or "latent".
-        actions: "chunk" or "latent".
+        actions: "chunk", "latent" or "keys".
         size: Height and width of frames in observations and renderings; by default the world's.
         every: Keep every so many frames of a chunk: 1, 2, 4, 8 or 16.
         channel_first: Whether observed frames are (3, H, W).
@@ -188,6 +191,7 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         self,
         image: ImageSource | None = NOT_GIVEN,
         prompt: str = NOT_GIVEN,
+        references: References = NOT_GIVEN,
         *,
         seed: int | None = None,
         options: dict[str, Any] | None = None,
@@ -197,8 +201,11 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         Args:
             image: A picture (see `read_image`), a bundled one's name, or None to start from the prompt alone.
             prompt: A description of the world.
+            references: For `ABot5B-v0`, pictures of the character: head, left, right, front and back, in this order,
+                or a folder of pictures with these names. By default none.
             seed: Seeds `np_random`, which draws the start and the rollout's own seed.
-            options: {"image": ..., "prompt": ...}, both optional: the same arguments, for an env inside wrappers.
+            options: {"image": ..., "prompt": ..., "references": ...}, all optional: the same arguments, for an env
+                inside wrappers.
 
         Returns:
             The first observation and info.
@@ -210,7 +217,7 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
             RuntimeError: The process was forked after CUDA was used, or `render_mode="human"` has no display
                 (`NoDisplay`). After an error the env is unchanged.
         """
-        image, prompt = _merge_options(image, prompt, options)
+        given = _merge_options({"image": image, "prompt": prompt, "references": references}, options)
         if self.render_mode == "human":
             self._window.check()
         if self._starts is None:
@@ -218,7 +225,7 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         generator = copy.deepcopy((self._np_random, self._np_random_seed))
         try:
             super().reset(seed=seed)
-            drawn = draw_start(image, prompt, self._starts, self.np_random, self._promised)
+            drawn = draw_start(given, self._starts, self.np_random, self._promised)
             [(episode, info)] = self._core.reset([drawn], [self.np_random])
         except BaseException:
             self._np_random, self._np_random_seed = generator
@@ -232,7 +239,7 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         """Generate the next chunk.
 
         Args:
-            action: A whole number 0..80; with `actions="latent"`, four of them.
+            action: A whole number 0..80; with `actions="latent"`, four of them; with `actions="keys"`, 8 of 0 and 1.
 
         Returns:
             Observation, reward, whether the task terminates the episode, False (a time limit truncates) and info.
@@ -244,7 +251,7 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
             RewardError: The reward function failed. After an error the env is unchanged.
         """
         with self._core.timed() as timings:
-            episode, labels = self._running(), check_action(action, self.action_space.shape or ())
+            episode, labels = self._running(), check_action(action, self.action_space)
             stepped = self._core.step([episode], labels[None])
         [self._episode], [info] = stepped.episodes, stepped.infos
         self.timings = {**stepped.timings, **timings}
@@ -342,13 +349,12 @@ def _copy(observation: Any) -> Any:
     return split(stack([observation]))[0]
 
 
-def _merge_options(image: Any, prompt: Any, options: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """Return the image and the prompt of a reset, `NOT_GIVEN` where neither way gives one."""
+def _merge_options(given: Mapping[str, Any], options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return each of `START_OPTIONS` of a reset, `NOT_GIVEN` where neither way gives it."""
     options = check_options(options, START_OPTIONS)
-    given = {"image": image, "prompt": prompt}
     if twice := [name for name in START_OPTIONS if name in options and given[name] is not NOT_GIVEN]:
         raise ValueError(f"reset was given the {twice[0]} twice, as an argument and in its options")
     merged = {**given, **options}
     if merged["prompt"] is not NOT_GIVEN:
         check_prompt(merged["prompt"])
-    return merged["image"], merged["prompt"]
+    return merged

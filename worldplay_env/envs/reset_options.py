@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
 
-from worldplay_env.envs.starts import StartSource, check_usable, read_start, unused_prompt, with_own_prompt
+from worldplay_env.envs.starts import (
+    StartSource,
+    check_usable,
+    read_references,
+    read_start,
+    unused_prompt,
+    with_own_prompt,
+)
 from worldplay_env.worlds.base import Start, World, WorldSpec, check_prompt
 
-START_OPTIONS = ("image", "prompt")
+START_OPTIONS = ("image", "prompt", "references")
 """The options of `reset` for a start."""
 NOT_GIVEN: Any = object()
 
@@ -42,13 +49,11 @@ class ResetRequest:
 
     Attributes:
         mask: bool [N], the rows to reset.
-        images: One a row, `NOT_GIVEN` where the row draws its start.
-        prompts: One a row, `NOT_GIVEN` where the start has its own.
+        starts: Of each row, each of `START_OPTIONS`, `NOT_GIVEN` where the row draws its own or has none.
     """
 
     mask: np.ndarray
-    images: Sequence[Any]
-    prompts: Sequence[Any]
+    starts: Sequence[Mapping[str, Any]]
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None, rows: int) -> Self:
@@ -60,44 +65,42 @@ class ResetRequest:
         """
         options = check_options(options, ("reset_mask", *START_OPTIONS))
         mask = np.ones(rows, dtype=np.bool_) if "reset_mask" not in options else _mask(options["reset_mask"], rows)
-        images = _one_a_row("image", options.get("image", NOT_GIVEN), rows)
-        prompts = _one_a_row("prompt", options.get("prompt", NOT_GIVEN), rows)
-        for prompt in prompts:
-            if prompt is not NOT_GIVEN:
-                check_prompt(prompt)
-        return cls(mask, images, prompts)
+        columns = [_one_a_row(name, options.get(name, NOT_GIVEN), rows) for name in START_OPTIONS]
+        starts = [dict(zip(START_OPTIONS, row, strict=True)) for row in zip(*columns, strict=True)]
+        for start in starts:
+            if start["prompt"] is not NOT_GIVEN:
+                check_prompt(start["prompt"])
+        return cls(mask, starts)
 
     @classmethod
     def plain(cls, mask: np.ndarray) -> Self:
         """Return the request of an automatic reset: each row draws its start."""
-        return cls(mask, [NOT_GIVEN] * len(mask), [NOT_GIVEN] * len(mask))
+        return cls(mask, [dict.fromkeys(START_OPTIONS, NOT_GIVEN)] * len(mask))
 
     def draw(
         self, row: int, sources: Sequence[StartSource], generator: np.random.Generator, world: WorldSpec | World
     ) -> tuple[int, Start]:
         """Return a row's rollout seed and start; see `draw_start`."""
-        return draw_start(self.images[row], self.prompts[row], sources, generator, world)
+        return draw_start(self.starts[row], sources, generator, world)
 
 
 def draw_start(
-    image: Any,
-    prompt: Any,
-    sources: Sequence[StartSource],
-    generator: np.random.Generator,
-    world: WorldSpec | World,
+    given: Mapping[str, Any], sources: Sequence[StartSource], generator: np.random.Generator, world: WorldSpec | World
 ) -> tuple[int, Start]:
     """Return a rollout's seed and its start, drawn from `sources` unless a picture was given.
 
     Args:
-        image: A picture or the name of a bundled one, None to start from the prompt alone, or `NOT_GIVEN`.
-        prompt: A description of the world; `NOT_GIVEN` for the prompt of the start.
+        given: Each of `START_OPTIONS`: "image", a picture or the name of a bundled one, None to start from the prompt
+            alone, or `NOT_GIVEN`; "prompt", a description of the world, or `NOT_GIVEN` for the prompt of the start;
+            "references", pictures or a folder of them, None or `NOT_GIVEN` for none.
         sources: The starts to draw from.
         generator: Random numbers.
         world: The world or its spec; a prompt without effect in it causes a warning.
 
     Raises:
-        ValueError: A picture that cannot be read (`ImageError`), or for a world that has its own.
+        ValueError: A picture that cannot be read (`ImageError`), or one that the world does not take.
     """
+    image, prompt, references = (given[name] for name in START_OPTIONS)
     if prompt is not NOT_GIVEN:
         warn_of_prompt(world, prompt)
     seed = int(generator.integers(2**63))  # first, so that it does not depend on how the start was given
@@ -105,9 +108,13 @@ def draw_start(
         image, own_prompt = with_own_prompt(image)
         prompt = own_prompt if prompt is NOT_GIVEN else prompt
         check_usable(world, image, prompt)
-        return seed, read_start(image, prompt)
-    image, own_prompt = sources[int(generator.integers(len(sources)))]
-    return seed, read_start(image, own_prompt if prompt is NOT_GIVEN else prompt)
+    else:
+        image, own_prompt = sources[int(generator.integers(len(sources)))]
+        prompt = own_prompt if prompt is NOT_GIVEN else prompt
+    start = read_start(image, prompt)
+    if references is NOT_GIVEN:
+        return seed, start
+    return seed, replace(start, references=read_references(references, world))
 
 
 def warn_of_prompt(world: WorldSpec | World, prompt: str) -> None:
@@ -146,7 +153,10 @@ def _mask(mask: Any, rows: int) -> np.ndarray:
 
 def _one_a_row(name: str, given: Any, rows: int) -> Sequence[Any]:
     """Return an option for each row, from a list with one for each or from one for all."""
-    if not isinstance(given, list | tuple):
+    one_for_all = not isinstance(given, list | tuple)
+    if name == "references" and not one_for_all:  # one is a list by itself
+        one_for_all = not all(one is None or isinstance(one, list | tuple) for one in given)
+    if one_for_all:
         return [given] * rows
     if len(given) != rows:
         raise ValueError(f'options["{name}"] is a list of {len(given)}: give one {name} for each of {rows} envs')

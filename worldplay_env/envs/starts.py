@@ -11,11 +11,13 @@ import numpy as np
 from PIL import Image
 
 from worldplay_env.media.image import ImageError, ImageSource, read_image
-from worldplay_env.worlds.base import Start, World, WorldSpec
+from worldplay_env.worlds.base import Start, World, WorldSpec, check_references
 from worldplay_env.worlds.scene import SCENE_PROMPT
 
 Starts = ImageSource | Sequence[ImageSource | tuple[ImageSource | None, str]]
 """What `find_starts` takes: a name, a picture, a folder's path, or a list of pictures and (picture, prompt) pairs."""
+References = str | Path | Sequence[ImageSource]
+"""Reference pictures in the order of `World.references`, or a folder of pictures with these names."""
 StartSource = tuple[ImageSource | None, str]
 """A picture that has not been read yet, or None for text only, and a prompt."""
 
@@ -100,6 +102,38 @@ def read_start(image: ImageSource | None, prompt: str) -> Start:
     if isinstance(image, str | Path) and not Path(image).suffix:
         _existing(image)  # it may have been meant as a name
     return Start(image=None if image is None else read_image(image), prompt=prompt, name=name_of(image))
+
+
+def read_references(references: References | None, world: WorldSpec | World) -> tuple[np.ndarray, ...]:
+    """Return the reference pictures of a start, read.
+
+    Args:
+        references: One picture for each of `World.references` in their order, a folder that has a picture of each of
+            these names, or None for none.
+        world: The world or its spec.
+
+    Raises:
+        ImageError: A picture that cannot be read, or is missing in the folder.
+        ValueError: Another number of pictures than the world takes.
+        TypeError: Neither pictures nor a folder.
+    """
+    if references is None:
+        return ()
+    if isinstance(references, str | Path):
+        if not world.references:
+            check_references(world, [references])
+        references = [_named_picture(Path(references), name) for name in world.references]
+    if not isinstance(references, Sequence):
+        raise TypeError(f"references are a list of pictures or a folder of them, got {references!r}")
+    check_references(world, references)
+    return tuple(read_image(picture) for picture in references)
+
+
+def _named_picture(folder: Path, name: str) -> Path:
+    found = [path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
+    if not found:
+        raise ImageError(f"no reference picture {name!r} in {str(folder)!r}: expected {name}.png or another picture")
+    return found[0]
 
 
 def choose_start(image: str | None, prompt: str | None, world: WorldSpec | World | None = None) -> Start:

@@ -56,7 +56,7 @@ class Transition:
     Attributes:
         observation: The N new observations, stacked, as the env returns them (of a single env, N = 1): an array, a
             tensor with `output="torch"`, or a dict of them where the env has a task.
-        action: int64 [N], or [N, 4] with `actions="latent"`.
+        action: int64 [N], with `actions="latent"` [N, 4], with `actions="keys"` [N, 8].
         poses: float64 [N, 4, 4, 4], the true camera-to-world matrices of the new chunk's latent frames.
         past: N of float64 [T, 4, 4]: the true poses of each episode's latent frames before this chunk, the start's
             first; T is 1 before the first step, whose chunk shows the start's pose again, then 4, 8, 12, ...

@@ -187,8 +187,8 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
         Args:
             seed: Row i's `np_random` is seeded with `seed + i`, or with item i of a list; None lets it go on.
             options: "reset_mask": a bool array or tensor [N]; rows where it is False stay as they are, and their last
-                observations are returned again, bit for bit. "image" and "prompt", as in `WorldPlayEnv.reset`: one
-                for all rows, or a list with one for each.
+                observations are returned again, bit for bit. "image", "prompt" and "references", as in
+                `WorldPlayEnv.reset`: one for all rows, or a list with one for each.
 
         Returns:
             Observations of all rows, and infos of those that began.
@@ -217,7 +217,8 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
         """Generate the next chunk of every row that has not ended; see "Episode End" for the others.
 
         Args:
-            actions: Whole numbers 0..80, [N] or with `actions="latent"` [N, 4]: an array, a list or a tensor.
+            actions: Whole numbers 0..80, [N] or with `actions="latent"` [N, 4], or with `actions="keys"` 0 and 1,
+                [N, 8]: an array, a list or a tensor.
 
         Returns:
             Observations, rewards, terminations, truncations, infos.
@@ -287,11 +288,11 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
                 f"the episodes of envs {np.flatnonzero(ended).tolist()} have ended: begin them anew with "
                 'reset(options={"reset_mask": a bool array that is True for them})'
             )
-        labels = self._labels(actions)
+        checked = self._checked(actions)
         rewards, infos, parts = np.zeros(self.num_envs), dict[str, Any](), dict[str, float]()
         terminations, truncations, anew = np.zeros_like(ended), np.zeros_like(ended), ended.copy()
         if going := np.flatnonzero(~ended).tolist():
-            stepped = self._core.step([episodes[row] for row in going], labels[going])
+            stepped = self._core.step([episodes[row] for row in going], checked[going])
             rewards[going], terminations[going], parts = stepped.rewards, stepped.terminations, stepped.timings
             for row, episode, info in zip(going, stepped.episodes, stepped.infos, strict=True):
                 truncations[row] = self._limit is not None and episode.step >= self._limit
@@ -358,12 +359,11 @@ class WorldPlayVectorEnv(WorldEnvBase, VectorEnv[Any, Any, Any]):
         tensors = [torch.from_numpy(rewards).float(), *map(torch.from_numpy, ends)]
         return tuple(tensor.to(self.world.device) for tensor in tensors)
 
-    def _labels(self, actions: Any) -> np.ndarray:
-        """Return the labels of all rows, int64 [N] or [N, 4]; a row that is reset needs a valid action too."""
+    def _checked(self, actions: Any) -> np.ndarray:
+        """Return the actions of all rows, int64 [N, ...]; a row that is reset needs a valid action too."""
         if hasattr(actions, "detach"):  # a tensor, which numpy takes from the host alone
             actions = actions.detach().cpu().numpy()
-        assert self.action_space.shape is not None
-        return check_action(actions, self.action_space.shape)
+        return check_action(actions, self.action_space)
 
 
 def _count(name: str, value: Any) -> int:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.control.layout import LAYOUT, ChunkLayout
 from worldplay_env.evaluate.metrics import moved, visible
 from worldplay_env.worlds.base import Start, World
 from worldplay_env.worlds.scene.build import build, stack
 from worldplay_env.worlds.scene.render import Renderer
-from worldplay_env.worlds.scene.walk import between
-
-FRAMES_A_LATENT = 4
-"""Images of a latent frame, the first of a film apart."""
+from worldplay_env.worlds.scene.walk import images_of
 
 _FINER = 2
 
@@ -28,9 +26,11 @@ class Truth:
         seed: The scene's.
         size: Height and width of a frame.
         device: Where pictures are rendered and kept.
+        layout: The world's: how many images a latent frame has.
     """
 
-    def __init__(self, seed: int, size: tuple[int, int], device: torch.device) -> None:
+    def __init__(self, seed: int, size: tuple[int, int], device: torch.device, layout: ChunkLayout = LAYOUT) -> None:
+        self._layout = layout
         self.scene = build(seed)
         scenes = stack([self.scene], device)
         self._renderer = Renderer(scenes, size)
@@ -39,6 +39,11 @@ class Truth:
         self._start_depth = finer.depth(*self._views(self.scene.start[None]))[0]  # finer: sharper silhouettes
         self.picture = self.frames(self.scene.start[None])[0]
         """uint8 [H, W, 3] the starting picture, the only true one that a world is given."""
+
+    @classmethod
+    def beside(cls, world: World, seed: int) -> Self:
+        """Return the scene of a seed at a world's size, on its device."""
+        return cls(seed, world.image_size, world.device, world.layout)
 
     def begin(self, world: World) -> Any:
         """Begin a rollout of a world in this scene: from its starting picture and caption, with its seed."""
@@ -50,21 +55,21 @@ class Truth:
         return self._renderer.frames(*self._views(cameras))
 
     def film(self, poses: np.ndarray) -> Tensor:
-        """Render the images along poses [N, 4, 4], one a latent frame: uint8 [4 N - 3, H, W, 3]."""
-        return self.frames(between(poses))
+        """Render the images along poses [N, 4, 4], one a latent frame, of a rollout's begin: uint8 [F, H, W, 3]."""
+        return self.frames(images_of(poses, self._layout))
 
     def visible(self, poses: np.ndarray) -> Tensor:
-        """Return which pixels of the same images show what the starting picture shows: bool [4 N - 3, H, W]."""
+        """Return which pixels of the same images show what the starting picture shows: bool [F, H, W]."""
         depth, relative = self._from_start(poses)
         return visible(depth, relative, self._start_depth, DEFAULT_INTRINSICS)
 
     def moved(self, poses: np.ndarray) -> Tensor:
-        """Return the same images as far as the starting picture tells them: uint8 [4 N - 3, H, W, 3], see `moved`."""
+        """Return the same images as far as the starting picture tells them: uint8 [F, H, W, 3], see `moved`."""
         return moved(self.picture, *self._from_start(poses), DEFAULT_INTRINSICS)
 
     def _from_start(self, poses: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the images' depth [F, H, W], and the matrices from their cameras to the start's [F, 4, 4]."""
-        cameras = between(poses)
+        cameras = images_of(poses, self._layout)
         depth = self._renderer.depth(*self._views(cameras))
         return depth, torch.from_numpy(np.linalg.inv(self.scene.start) @ cameras).float().to(depth.device)
 

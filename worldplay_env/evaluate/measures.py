@@ -25,11 +25,13 @@ from worldplay_env.evaluate.camera_paths import (
     SHORT_CHUNKS,
     SINGLE_MOVES,
     held_path,
+    mirrored_frames,
     out_and_back,
     short_path,
+    turn_frame,
     wandering_path,
 )
-from worldplay_env.evaluate.ground_truth import FRAMES_A_LATENT, Truth
+from worldplay_env.evaluate.ground_truth import Truth
 from worldplay_env.evaluate.metrics import psnr, ssim, tone
 from worldplay_env.evaluate.rollouts import (
     RolloutSpec,
@@ -38,12 +40,11 @@ from worldplay_env.evaluate.rollouts import (
     make_rollouts,
     reconstruct,
 )
-from worldplay_env.worlds.base import CHUNK_LATENTS, World
+from worldplay_env.worlds.base import World
+from worldplay_env.worlds.scene.walk import between
 
 LEAST_SHARE = 0.3
 """Share of a frame that must be visible in the starting picture for the frame to enter."""
-TURN = FRAMES_A_LATENT * (LONG_CHUNKS * CHUNK_LATENTS // 2)
-"""The last frame before the way back, of a film of `out_and_back`; frame `2 TURN - 4 - n` is where frame n is."""
 DRIFT_JUDGED = DRIFT_CHUNKS // 4
 """Chunks, the last ones, that drift is judged by."""
 
@@ -112,7 +113,7 @@ def evaluate_scenes(
         For each scene "seed", "caption", "short", "long" and "curve", "actions", and if asked for "all_actions" and
         "drift": what the functions below return.
     """
-    truths = [Truth(seed, world.image_size, world.device) for seed in seeds]
+    truths = [Truth.beside(world, seed) for seed in seeds]
     results: list[dict[str, Any]] = [
         {"seed": truth.scene.seed, "caption": truth.scene.caption, "actions": result}
         for truth, result in zip(truths, follow_actions(world, truths, SINGLE_MOVES, batch, stepped), strict=True)
@@ -151,7 +152,7 @@ def short_term(
         Figures by series; "moved" is the starting picture moved by the true depth: what can be known, but for what
         its pixels are too coarse to tell. "clip" is the autoencoder's on all of every frame.
     """
-    takes = [RolloutSpec(truth, short_path(truth.scene)) for truth in truths]
+    takes = [RolloutSpec(truth, short_path(truth.scene, world.layout, world.motion)) for truth in truths]
     results = []
     for take, film in zip(takes, make_rollouts(world, takes, batch, stepped=stepped), strict=True):
         truth, counts = take.truth.film(take.path.poses), take.truth.visible(take.path.poses)
@@ -174,16 +175,15 @@ def long_term(
 
     Returns:
         Figures by series against the truth; "latest", of world models, those of the world whose memory is the
-        latest 16 latent frames; "outbound", the world's frames against its own at the same pose on the way out, and
+        latest latent frames; "outbound", the world's frames against its own at the same pose on the way out, and
         "outbound_repeat", the starting picture against them; "outbound_autoencoder", of world models, what their
         autoencoder makes of that way out; "curve", PSNR and SSIM frame by frame of each series.
     """
-    takes = [RolloutSpec(truth, out_and_back(truth.scene)) for truth in truths]
+    takes = [RolloutSpec(truth, out_and_back(truth.scene, world.layout, world.motion)) for truth in truths]
     films = {"world": make_rollouts(world, takes, batch, stepped=stepped)}
     if (without_selection := world.without_selection()) is not None:
         films["latest"] = make_rollouts(without_selection, takes, batch, stepped=stepped)
-    frames = torch.arange(2 * TURN - 3)
-    outbound = torch.minimum(frames, 2 * TURN - 4 - frames).clamp(max=TURN - 4)  # the pose stands still for a turn
+    outbound, back = torch.from_numpy(mirrored_frames(world.layout)), turn_frame(world.layout) + 1
     results = []
     for index, take in enumerate(takes):
         out = take.path.poses[: len(take.path.poses) // 2]
@@ -196,7 +196,6 @@ def long_term(
             show(take.truth.scene.seed, "long", truth, film)
         own = film[outbound]
         repeated = take.truth.picture.expand_as(own)
-        back = TURN + 1
         result: Figures = {name: score.summary(back) for name, score in scores.items()}
         result["outbound"] = Scores.of(film[back:], own[back:], counts[back:]).summary(0)
         result["outbound_repeat"] = Scores.of(repeated[back:], own[back:], counts[back:]).summary(0)
@@ -222,7 +221,9 @@ def follow_actions(
         How many were told right, by series, of how many ("actions"); "mistaken", pairs of what was taken by the
         world's rollout and what it was taken for.
     """
-    paths = [{action: held_path(truth.scene, action) for action in actions} for truth in truths]
+    paths = [
+        {action: held_path(truth.scene, action, world.layout, world.motion) for action in actions} for truth in truths
+    ]
     possible = [{action: path for action, path in held.items() if path is not None} for held in paths]
     takes = [RolloutSpec(truth, path) for truth, held in zip(truths, possible, strict=True) for path in held.values()]
     films = iter(make_rollouts(world, takes, batch, stepped=stepped))
@@ -251,12 +252,13 @@ def drift_of(world: World, truths: Sequence[Truth], batch: int, stepped: Stepped
     Returns:
         "truth" and each series: {"mean", "contrast"} of the luminance of those frames (`metrics.tone`).
     """
-    takes = [RolloutSpec(truth, wandering_path(truth.scene)) for truth in truths]
+    takes = [RolloutSpec(truth, wandering_path(truth.scene, world.layout, world.motion)) for truth in truths]
     films = make_rollouts(world, takes, batch, last_chunks=DRIFT_JUDGED, stepped=stepped)
     results = []
     for take, film in zip(takes, films, strict=True):
-        judged = DRIFT_JUDGED * CHUNK_LATENTS
-        truth = take.truth.film(take.path.poses[-judged - 1 :])  # a frame more: what the first chunk comes after
+        # With the image before the first judged chunk: the autoencoder rebuilds a film's first image by itself.
+        poses = take.path.poses[-DRIFT_JUDGED * world.layout.latents - 1 :]
+        truth = take.truth.frames(between(poses, world.layout.images))
         shown = {"truth": truth[1:], "world": film, "repeat": take.truth.picture[None]}
         if world.codec is not None:
             shown["autoencoder"] = reconstruct(world.codec, truth, stepped)[1:]

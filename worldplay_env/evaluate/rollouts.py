@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from worldplay_env.evaluate.camera_paths import Path, out_and_back
-from worldplay_env.evaluate.ground_truth import FRAMES_A_LATENT, Truth
-from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_frames, uint8_to_pixels
-from worldplay_env.models.worldplay.memory import CLIP, MEMORY
+from worldplay_env.evaluate.ground_truth import Truth
+from worldplay_env.models.codec import Codec, pixels_to_frames, uint8_to_pixels
 from worldplay_env.worlds.base import LAYOUT, World
 from worldplay_env.worlds.transfer import fetch
 
@@ -73,17 +72,17 @@ def make_rollouts(
 
 
 @torch.no_grad()
-def reconstruct(autoencoder: Autoencoder, film: Tensor, stepped: Stepped = ignore) -> Tensor:
+def reconstruct(codec: Codec, film: Tensor, stepped: Stepped = ignore) -> Tensor:
     """Return a film, uint8 [1 + 4 n, H, W, 3], encoded and decoded; each 61 frames of a long one by themselves.
 
     Then `stepped` is told how many chunks it has.
     """
-    step = _CLIP_LATENTS * FRAMES_A_LATENT
+    step = _CLIP_LATENTS * LAYOUT.images
     parts = [film[:1]]
     for first in range(0, max(1, len(film) - 1), step):
         clip = uint8_to_pixels(film[first : first + step + 1]).permute(3, 0, 1, 2)[None]  # [1, 3, F, H, W]
-        mean, _ = autoencoder.encode(clip)
-        pixels, _ = autoencoder.decode(autoencoder.normalise(mean.float()))
+        mean, _ = codec.encode(clip)
+        pixels, _ = codec.decode(codec.normalise(mean.float()))
         frames = pixels_to_frames(pixels[0])
         if first == 0:
             parts[0] = frames[:1]
@@ -97,9 +96,9 @@ def chunk_seconds(world: World, truth: Truth) -> float:
 
     On a CPU, with `CORES` threads, if there are as many, whatever else is computed with.
     """
-    controls = out_and_back(truth.scene).controls()
+    controls = out_and_back(truth.scene, world.layout, world.motion).controls()
     rollout = truth.begin(world)
-    full = MEMORY // CLIP + 1
+    full = world.layout.full_memory + 1
     threads, seconds = torch.get_num_threads(), []
     torch.set_num_threads(min(os.cpu_count() or 1, CORES))
     try:

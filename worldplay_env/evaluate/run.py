@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from worldplay_env.control.layout import ChunkLayout
+from worldplay_env.evaluate.camera_paths import turn_frame
 from worldplay_env.evaluate.ground_truth import Truth
-from worldplay_env.evaluate.measures import TURN, evaluate_scenes, most_chunks
+from worldplay_env.evaluate.measures import evaluate_scenes, most_chunks
 from worldplay_env.evaluate.plots import curves, strip
 from worldplay_env.evaluate.rollouts import Stepped, chunk_seconds, ignore
 from worldplay_env.evaluate.table import Row, course_of, rows_of
@@ -29,7 +31,7 @@ ALL_ACTIONS_SCENES = 8
 """Scenes that all 81 actions are told apart in."""
 _NAMES = {
     "world": "world",
-    "latest": "16 latest as memory",
+    "latest": "latest frames as memory",
     "repeat": "repeat the starting picture",
     "autoencoder": "autoencoder",
 }
@@ -53,6 +55,7 @@ class Facts:
 
     world: dict[str, Any]
     fps: int
+    layout: ChunkLayout
     versions: dict[str, str]
     has_codec: bool
     has_selection: bool
@@ -110,9 +113,9 @@ def evaluate(
             progress.update(sum(chunks[one] for one in found) - progress.n)
     results = [result for group in groups for result in found[group]]
     [(_, seconds)] = workers.stream(_time, seeds[:1])  # by itself: nothing else runs by now
-    rows = rows_of(results, seconds, facts.world["device"] == "cpu")
+    rows = rows_of(results, seconds, facts.world["device"] == "cpu", facts.layout)
     courses = {measure: course_of(results, measure) for measure in ("psnr", "ssim")}
-    save_picture(_chart(courses, facts.fps), out / "curve.png")
+    save_picture(_chart(courses, facts), out / "curve.png")
     for result in results:
         del result["long"]["curve"]
     record = {
@@ -128,7 +131,14 @@ def evaluate(
 
 def _facts(world: World, _: int) -> Facts:
     has_selection = world.without_selection() is not None
-    return Facts(world_facts(world), world.fps, versions(world.device), world.codec is not None, has_selection)
+    return Facts(
+        world_facts(world),
+        world.fps,
+        world.layout,
+        versions(world.device),
+        world.codec is not None,
+        has_selection,
+    )
 
 
 def _measure(
@@ -145,10 +155,10 @@ def _measure(
 
 
 def _time(world: World, seed: int) -> float:
-    return chunk_seconds(world, Truth(seed, world.image_size, world.device))
+    return chunk_seconds(world, Truth.beside(world, seed))
 
 
-def _chart(courses: dict[str, dict[str, list[float | None]]], fps: float) -> Image.Image:
+def _chart(courses: dict[str, dict[str, list[float | None]]], facts: Facts) -> Image.Image:
     """Draw the mean quality of each series, by measure, against time."""
     # The start shows its own pose perfectly; that peak would flatten all the rest.
     titles = {"psnr": ("PSNR of what the start shows (dB, 40 at most)", 40.0), "ssim": ("SSIM of the same", 1.0)}
@@ -159,7 +169,7 @@ def _chart(courses: dict[str, dict[str, list[float | None]]], fps: float) -> Ima
         }
         for measure, (title, most) in titles.items()
     }
-    return curves(panels, fps, (TURN, "turn"))
+    return curves(panels, facts.fps, (turn_frame(facts.layout), "turn"))
 
 
 def _groups(count: int, size: int, *bounds: int) -> list[range]:

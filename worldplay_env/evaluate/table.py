@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from worldplay_env.control.layout import LAYOUT, ChunkLayout
+
 Result = dict[str, Any]
 
 DRIFT_TOLERANCE = 0.15
@@ -47,7 +49,7 @@ class Row:
     values: Result = field(default_factory=dict)
 
 
-def rows_of(results: Sequence[Result], chunk_seconds: float, on_cpu: bool) -> list[Row]:
+def rows_of(results: Sequence[Result], chunk_seconds: float, on_cpu: bool, layout: ChunkLayout = LAYOUT) -> list[Row]:
     """Return the table of scenes that were evaluated (`scene.evaluate_scenes`).
 
     Figures are means over scenes, each scene counting the same, of those in which any frame enters.
@@ -56,15 +58,16 @@ def rows_of(results: Sequence[Result], chunk_seconds: float, on_cpu: bool) -> li
         results: One for each scene.
         chunk_seconds: What one chunk of one rollout takes.
         on_cpu: Whether it was timed on a CPU; only that can meet or miss its row.
+        layout: Of the world's chunks.
     """
     rows = [_reconstruction(results), _short(results), _plainness(results), _geometry(results)]
-    rows += [_long(results), _outbound(results), _latest(results)]
+    rows += [_long(results), _outbound(results), _latest(results, layout.memory)]
     rows.append(_actions(results, "actions", "action following, 9 single moves", 0.95))
     rows.append(_actions(results, "all_actions", "action following, all 81 actions", 0.70))
     rows += [_drift(results, measure) for measure in ("mean", "contrast")]
     where = "on the CPU" if on_cpu else "on the GPU"
     seconds = Row(
-        f"one chunk (16 frames) {where}",
+        f"one chunk ({layout.chunk_images} frames) {where}",
         f"{chunk_seconds:.2f} s",
         "1.0 s on 2 CPU cores",
         chunk_seconds <= 1.0 if on_cpu else None,
@@ -117,8 +120,8 @@ def _outbound(results: Sequence[Result]) -> Row:
     return _with_target(row, 20.0, 0.60)
 
 
-def _latest(results: Sequence[Result]) -> Row:
-    what, least = "long term, 16 latest frames as memory", "1.5 dB worse than with selection"
+def _latest(results: Sequence[Result], memory: int) -> Row:
+    what, least = f"long term, {memory} latest frames as memory", "1.5 dB worse than with selection"
     if not all("latest" in result["long"] for result in results):
         return Row(what, "-", least)
     row = _comparison([result["long"] for result in results], what, "latest")

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from worldplay_env.control.layout import LAYOUT, ChunkLayout
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -152,6 +154,12 @@ class WorldConfig:
             raise ValueError(f"image_size must be height and width, multiples of {sides}, got {self.image_size}")
         if not isinstance(self.fps, int) or self.fps <= 0:
             raise ValueError(f"fps must be a positive whole number, got {self.fps!r}")
+
+    @property
+    def layout(self) -> ChunkLayout:
+        """The chunks and the memory of HY-WorldPlay, and as many images a latent frame as the autoencoder makes."""
+        images = self.autoencoder.temporal_factor
+        return dataclasses.replace(LAYOUT, images=images, first_images=1 + (LAYOUT.latents - 1) * images)
 
     @property
     def latent_size(self) -> tuple[int, int]:

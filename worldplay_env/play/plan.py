@@ -125,6 +125,12 @@ def make_plan(args: Args) -> Plan:
         worlds.append(world if another_seed else str(compare))
         seeds.append(int(compare) if another_seed else seed)
     specs = [describe(name) for name in worlds]
+    if any((spec.layout, spec.motion) != (specs[0].layout, specs[0].motion) for spec in specs):
+        raise ValueError(
+            f"{' and '.join(worlds)} have chunks or motions of different lengths: they cannot be compared"
+        )
+    if script is not None:
+        script.check(specs[0].layout.latents)
     goals = make_goals(settings["task"], seed, len(worlds))
     fps = specs[0].fps if args.fps is None else args.fps
     if not 0 < fps <= 1000:

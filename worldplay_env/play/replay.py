@@ -3,7 +3,7 @@
 A recording is a file of JSON lines, so that what was recorded is whole whenever the player stops:
 
     {"world": "tiny", "seed": 0, "image": null, "prompt": null, "compare": null, "task": null}
-    {"keys": [[], ["w"], ["w"], ["w", "right"]]}           the next chunk: the keys of its four latent frames
+    {"keys": [[], ["w"], ["w"], ["w", "right"]]}           the next chunk: the keys of its latent frames
     {"keys": ["w"]}                                        the same for a whole chunk, shorter to write by hand
     {"keys": [[], [], [], []], "prompt": "it snows"}       ... made from a new prompt
     {"frame": 45, "press": "enter"}                        a command, once 45 frames have been shown
@@ -23,7 +23,6 @@ from typing import Any, TextIO
 from worldplay_env.control.actions import KEYS
 from worldplay_env.media.files import check_regular
 from worldplay_env.play.keys import RECORDED, Command
-from worldplay_env.worlds.base import CHUNK_LATENTS
 
 SETTINGS = ("world", "seed", "image", "prompt", "compare", "task")
 """What the first line of a recording may tell of how it was begun."""
@@ -37,13 +36,31 @@ class ReplayError(ValueError):
 
 @dataclass(frozen=True)
 class ChunkKeys:
-    """What one chunk is made from: the keys of its latent frames, and its prompt if that changed."""
+    """What one chunk is made from.
+
+    Attributes:
+        keys: Of each latent frame, or of the whole chunk as the only entry.
+        prompt: The new one; None if it did not change.
+    """
 
     keys: tuple[tuple[str, ...], ...]
     prompt: str | None = None
 
+    def over(self, latents: int) -> ChunkKeys:
+        """Return the same with the keys of each of so many latent frames.
 
-STAND_STILL = ChunkKeys(((),) * CHUNK_LATENTS)
+        Raises:
+            ReplayError: It has the keys of another number.
+        """
+        if len(self.keys) not in (1, latents):
+            raise ReplayError(
+                f"a chunk of the script has the keys of {len(self.keys)} latent frames, "
+                f"the world's chunks have {latents}"
+            )
+        return self if len(self.keys) == latents else ChunkKeys(self.keys * latents, self.prompt)
+
+
+STAND_STILL = ChunkKeys(((),))
 
 
 @dataclass
@@ -77,6 +94,12 @@ class Replay:
     def running(self) -> bool:
         """Whether anything is left to replay."""
         return any(part.chunks or part.commands for part in self._parts)
+
+    def check(self, latents: int) -> None:
+        """Raise ReplayError unless all chunks can be made in a world with so many latent frames a chunk."""
+        for part in self._parts:
+            for chunk in part.chunks:
+                chunk.over(latents)
 
     def next_chunk(self, frames_made: int) -> ChunkKeys | None:
         """Take what the next chunk is made from; None if a command has to come first, or the script is over.
@@ -166,9 +189,9 @@ def _chunk(entry: dict[str, Any]) -> ChunkKeys:
     _allow(entry, "keys", "prompt")
     keys, prompt = entry["keys"], entry.get("prompt")
     if isinstance(keys, list) and all(isinstance(key, str) for key in keys):
-        keys = [keys] * CHUNK_LATENTS
-    if not isinstance(keys, list) or len(keys) != CHUNK_LATENTS or not all(isinstance(some, list) for some in keys):
-        raise ValueError(f'"keys" must be a list of keys, or {CHUNK_LATENTS} of them, got {keys!r}')
+        keys = [keys]
+    if not isinstance(keys, list) or not all(isinstance(some, list) for some in keys):
+        raise ValueError(f'"keys" must be a list of keys, or one for each latent frame, got {keys!r}')
     for key in (key for some in keys for key in some):
         if key not in KEYS:
             raise ValueError(f"unknown key {key!r}: known are {', '.join(KEYS)}")

@@ -371,11 +371,12 @@ class Session:
 
     def _asked(self) -> tuple[ChunkKeys, float | None] | None:
         """Take what the next chunk is made from, and when its keys were pressed; None if it is not known yet."""
+        latents = self._rollouts[0].world.layout.latents
         if self._script is not None and self._script.running:
             scripted = self._script.next_chunk(self.frames_shown + len(self._playback))
-            return None if scripted is None else (scripted, None)
+            return None if scripted is None else (scripted.over(latents), None)
         first = self._rollouts[0].chunks == 0
-        taken = self._keys.take(self._rollouts[0].world.layout.latents - first)
+        taken = self._keys.take(latents - first)
         keys = [()] * first + taken.keys
         prompt, self._prompt = self._prompt, None
         return ChunkKeys(tuple(keys), prompt), taken.pressed_at

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from worldplay_env.evaluate.metrics import psnr
+from worldplay_env.models.codec import pixels_to_frames, uint8_to_pixels
 from worldplay_env.models.config import TINY_V1, AutoencoderConfig
-from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_frames, uint8_to_pixels
+from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.transforms import channels_last
 from worldplay_env.training import checkpoint, critic, depth
 from worldplay_env.training.critic import Critic

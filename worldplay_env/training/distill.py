@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldplay_env.control.layout import LAYOUT
 from worldplay_env.models.config import TINY_V1
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.worldplay.memory import MEMORY
@@ -36,7 +37,6 @@ from worldplay_env.training.parallel import peers
 from worldplay_env.training.run import Run, fast_convolutions
 from worldplay_env.training.trajectories import memory_length
 from worldplay_env.training.transformer import PROMPTS_DROPPED, TransformerStageOptions, flow_losses, noised, prepare
-from worldplay_env.worlds.base import CHUNK_LATENTS
 
 STEP_WEIGHTS = (0.5, 0.5, 0.5, 1.0)
 """Of the four steps' predictions; the last is what is kept."""
@@ -115,8 +115,8 @@ class Rollouts:
 
     def commit(self, made: Tensor) -> None:
         """Add generated latents [b, C, 4, h, w]."""
-        first = self.chunk * CHUNK_LATENTS
-        self._history[:, first : first + CHUNK_LATENTS] = made.detach().transpose(1, 2).half()
+        first = self.chunk * LAYOUT.latents
+        self._history[:, first : first + LAYOUT.latents] = made.detach().transpose(1, 2).half()
         self.chunk += 1
 
 

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldplay_env.control.actions import NUM_CLASSES
+from worldplay_env.control.layout import LAYOUT
 from worldplay_env.evaluate.metrics import luminance, psnr
+from worldplay_env.models.codec import Codec, pixels_to_frames
 from worldplay_env.models.wan.attention import attend
-from worldplay_env.models.wan.autoencoder import Autoencoder, pixels_to_frames
 from worldplay_env.models.worldplay import sampler
 from worldplay_env.models.worldplay.attention import BRANCHES
 from worldplay_env.training import depth
@@ -26,7 +27,6 @@ from worldplay_env.training.latent_dataset import LatentPaths
 from worldplay_env.training.networks import DEPTH_BLOCK, Networks, denoise, remember
 from worldplay_env.training.run import Run
 from worldplay_env.training.trajectories import memory_length
-from worldplay_env.worlds.base import CHUNK_LATENTS
 
 FIGURES = {
     "held-out psnr": "dB, the mean of all frames",
@@ -79,7 +79,7 @@ def roll_out(
         made = denoise(fused, part, noise, text, remember(fused, part, text))[-1]
         generated.append(made)
         if not true_memory:
-            history[:, chunk * CHUNK_LATENTS : (chunk + 1) * CHUNK_LATENTS] = made.transpose(1, 2).half()
+            history[:, chunk * LAYOUT.latents : (chunk + 1) * LAYOUT.latents] = made.transpose(1, 2).half()
     return torch.cat(generated, dim=2)
 
 
@@ -111,7 +111,7 @@ def _first_step(
     text = fused.text(networks.embed(paths.tokens[rows], paths.mask[rows]))
     noise = torch.randn(part.clean.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
     length, hidden = part.memory.shape[2], list[Tensor]()
-    timesteps = torch.full((len(rows), CHUNK_LATENTS), sampler.TIMESTEPS[0], device=device)
+    timesteps = torch.full((len(rows), LAYOUT.latents), sampler.TIMESTEPS[0], device=device)
     memory = remember(fused, part, text)
     fused.velocity(noise, timesteps, part.labels[:, length:], part.viewmats[:, length:], text, memory, hidden)
     return hidden
@@ -172,7 +172,7 @@ class HeldOut:
 
 @torch.no_grad()
 def measure(
-    networks: Networks, autoencoder: Autoencoder, paths: LatentPaths, chunks: int, *, thorough: bool = False
+    networks: Networks, autoencoder: Codec, paths: LatentPaths, chunks: int, *, thorough: bool = False
 ) -> HeldOut:
     """Measure rollouts of so many chunks along paths that keep their true video.
 
@@ -184,14 +184,14 @@ def measure(
         thorough: Whether to measure as well why they are off: motion, depth, sharpness, attention.
     """
     assert paths.frames is not None
-    truth = paths.frames[:, : 4 * CHUNK_LATENTS * chunks - 3]
+    truth = paths.frames[:, : LAYOUT.images_before(chunks)]
     dtype, few = next(autoencoder.parameters()).dtype, min(4, chunks)
     generated = decode(autoencoder, roll_out(networks, paths, chunks, dtype))
     known = chunks if thorough else few
     single = decode(autoencoder, roll_out(networks, paths, known, dtype, true_memory=True))
-    rebuilt = decode(autoencoder, paths.latents[:, : CHUNK_LATENTS * chunks].transpose(1, 2).float())
+    rebuilt = decode(autoencoder, paths.latents[:, : LAYOUT.latents * chunks].transpose(1, 2).float())
     each, apart = decibels(generated, truth), decibels(single, truth[:, : single.shape[1]])  # [N, frames]
-    bounds = [0] + [13 + 16 * chunk for chunk in range(chunks)]
+    bounds = [0] + [LAYOUT.images_before(chunk + 1) for chunk in range(chunks)]
     figures = {
         "held-out psnr": float(each.mean()),
         "psnr of short term": float(each[:, 1 : bounds[few]].mean()),
@@ -220,7 +220,7 @@ def _by_motion(each: Tensor, labels: Tensor, bounds: list[int]) -> dict[str, flo
     means: dict[str, list[float]] = {"forward": [], "yaw": []}
     kinds = {NUM_CLASSES: "forward", 2 * NUM_CLASSES: "forward", 1: "yaw", 2: "yaw"}
     for chunk, (first, end) in enumerate(pairwise(bounds)):
-        own = labels[:, chunk * CHUNK_LATENTS : (chunk + 1) * CHUNK_LATENTS]
+        own = labels[:, chunk * LAYOUT.latents : (chunk + 1) * LAYOUT.latents]
         for row in torch.nonzero((own == own[:, :1]).all(1))[:, 0].tolist():
             kind = kinds.get(int(own[row, 0]))
             if chunk and kind:
@@ -235,17 +235,17 @@ def _shown(paths: LatentPaths, chunk: int, height: int) -> Tensor:
     """Return which pixels of a later chunk's frames the past shows: bool [N 16, H, W]."""
     rows = torch.arange(len(paths), device=paths.latents.device)
     _, shown = paths.shown(rows, torch.full_like(rows, chunk), memory_length(chunk))
-    shown = shown.repeat_interleave(4, 1).flatten(0, 1).float()[:, None]
+    shown = shown.repeat_interleave(LAYOUT.images, 1).flatten(0, 1).float()[:, None]
     return F.interpolate(shown, scale_factor=height // shown.shape[-2])[:, 0] > 0.5
 
 
 @torch.no_grad()
-def decode(autoencoder: Autoencoder, latents: Tensor, at_once: int = 8) -> Tensor:
+def decode(autoencoder: Codec, latents: Tensor, at_once: int = 8) -> Tensor:
     """Decode whole videos [N, C, T, h, w] to frames uint8 [N, 4 T - 3, H, W, 3]."""
     return torch.cat([pixels_to_frames(autoencoder.decode(part)[0]) for part in latents.split(at_once)])
 
 
-def report(run: Run[Networks], autoencoder: Autoencoder, paths: LatentPaths, chunks: int) -> None:
+def report(run: Run[Networks], autoencoder: Codec, paths: LatentPaths, chunks: int) -> None:
     """Log how held-out rollouts compare with the true video, and show some: truth above, rollout below."""
     found = measure(run.averaged, autoencoder, paths, chunks)
     run.notes |= {name: round(value, 3) for name, value in found.figures.items()}
@@ -256,7 +256,7 @@ def report(run: Run[Networks], autoencoder: Autoencoder, paths: LatentPaths, chu
 
 def strips(found: HeldOut, chunks: int) -> Tensor:
     """Return the last frames of some chunks of up to four rollouts, the truth above each: uint8 [H, W, 3]."""
-    shown = [12 + 16 * chunk for chunk in range(0, chunks, max(1, chunks // 4))][:5]
+    shown = [LAYOUT.images_before(chunk + 1) - 1 for chunk in range(0, chunks, max(1, chunks // 4))][:5]
     pair = found.truth, found.generated
     videos = [video[path, shown] for path in range(min(4, len(found.truth))) for video in pair]
     return torch.cat([torch.cat(list(row), dim=1) for row in videos], dim=0)

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldplay_env.control.camera import DEFAULT_INTRINSICS, view_matrices
+from worldplay_env.control.layout import LAYOUT
 from worldplay_env.evaluate.metrics import visible
+from worldplay_env.models.codec import Codec
 from worldplay_env.models.config import TextConfig
-from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.text import TextEncoder, text_model
 from worldplay_env.training.autoencoder import as_video
 from worldplay_env.training.depth import CELLS
@@ -28,7 +29,6 @@ from worldplay_env.training.run import fast_convolutions
 from worldplay_env.training.scene_clips import SceneClips
 from worldplay_env.training.trajectories import Plan
 from worldplay_env.weights.checkpoint import load_tokenizer
-from worldplay_env.worlds.base import CHUNK_LATENTS
 from worldplay_env.worlds.scene.build import HELD_OUT_SEED
 
 HELD_OUT_PATHS = HELD_OUT_SEED + 60_000
@@ -103,7 +103,7 @@ class LatentPaths:
                 the newest.
             history: [b, T, C, h, w] latents to remember in place of the true ones.
         """
-        coming = chunk[:, None] * CHUNK_LATENTS + torch.arange(CHUNK_LATENTS, device=chunk.device)  # [b, 4]
+        coming = chunk[:, None] * LAYOUT.latents + torch.arange(LAYOUT.latents, device=chunk.device)  # [b, 4]
         past = self.memory[rows, chunk][:, :length]  # [b, K]
         frames = torch.cat([past, coming], dim=1)
         path = rows[:, None]
@@ -132,7 +132,7 @@ class LatentPaths:
         Returns:
             Whether the path's first picture shows them, bool [b, 4, h, w], and whether that or the memory does.
         """
-        coming = chunk[:, None] * CHUNK_LATENTS + torch.arange(CHUNK_LATENTS, device=chunk.device)  # [b, 4]
+        coming = chunk[:, None] * LAYOUT.latents + torch.arange(LAYOUT.latents, device=chunk.device)  # [b, 4]
         past = F.pad(self.memory[rows, chunk][:, :length], (1, 0))  # [b, 1 + K]: the first picture, then the memory
         path = rows[:, None]
         relative = self.w2c[path, past][:, None] @ self.c2w[path, coming][:, :, None]  # [b, 4, 1 + K, 4, 4]
@@ -151,7 +151,7 @@ class LatentPaths:
 
 def render_paths(
     plans: Iterable[Plan],
-    autoencoder: Autoencoder,
+    autoencoder: Codec,
     text: TextConfig,
     size: tuple[int, int],
     *,
@@ -204,7 +204,7 @@ def render_paths(
 
 
 @torch.no_grad()
-def encode(autoencoder: Autoencoder, video: Tensor) -> Tensor:
+def encode(autoencoder: Codec, video: Tensor) -> Tensor:
     """Encode videos uint8 [n, 4 T - 3, H, W, 3] to normalised latents float16 [n, T, C, h, w]."""
     parts = []
     for part in video.split(_ENCODED_AT_ONCE):

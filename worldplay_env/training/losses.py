@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.codec import Codec
 from worldplay_env.worlds.base import LAYOUT
 
 _FRAMES_PER_LATENT = LAYOUT.images
@@ -38,7 +38,7 @@ def latent_score(pair: Tensor, truth: Tensor, asked: Tensor, invented: Tensor) -
     return _score(distance(first, truth), distance(second, truth), distance(first, second), asked, invented)
 
 
-def pictures(autoencoder: Autoencoder, latents: Tensor, context: Tensor) -> Tensor:
+def pictures(autoencoder: Codec, latents: Tensor, context: Tensor) -> Tensor:
     """Decode chunks behind other latent frames: [b, 3, F, H, W] in about [-1, 1], F = 16, or 13 of a first chunk.
 
     Args:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from worldplay_env.control.layout import LAYOUT
 from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.wan.attention import KeysValues
 from worldplay_env.models.wan.autoencoder import Autoencoder
@@ -20,7 +21,6 @@ from worldplay_env.training.critic import Critic
 from worldplay_env.training.fused_transformer import FusedTransformer
 from worldplay_env.training.latent_dataset import Chunks
 from worldplay_env.weights.checkpoint import initialise, load_autoencoder
-from worldplay_env.worlds.base import CHUNK_LATENTS
 
 END_TOKEN = 1
 """The one token of the empty prompt."""
@@ -103,8 +103,8 @@ def depth_loss(networks: Networks, chunks: Chunks, remembered: list[Tensor], com
         remembered: The tokens behind each block of the memory, see `FusedTransformer.prefill`; empty without memory.
         coming: Those of the chunks, D draws of each.
     """
-    past, future = chunks.depth.split((chunks.memory.shape[2], CHUNK_LATENTS), dim=1)
-    draws = len(coming[DEPTH_BLOCK]) // (len(future) * CHUNK_LATENTS)
+    past, future = chunks.depth.split((chunks.memory.shape[2], LAYOUT.latents), dim=1)
+    draws = len(coming[DEPTH_BLOCK]) // (len(future) * LAYOUT.latents)
     parts = [(coming, future.repeat_interleave(draws, 0))] + ([(remembered, past)] if remembered else [])
     losses = [
         depth.loss(networks.depth(tokens[DEPTH_BLOCK].float()), networks.cells(depth.target(true.flatten(0, 1))))
@@ -138,7 +138,7 @@ def denoise(
         Four of float32 [b D, C, 4, h, w].
     """
     clean = chunks.clean.repeat_interleave(len(noise) // len(chunks.clean), 0)
-    known = torch.zeros(noise.shape[0], CHUNK_LATENTS, dtype=torch.bool, device=noise.device)
+    known = torch.zeros(noise.shape[0], LAYOUT.latents, dtype=torch.bool, device=noise.device)
     known[:, 0] = memory is None
     length = chunks.memory.shape[2]
     labels, viewmats = chunks.labels[:, length:], chunks.viewmats[:, length:]

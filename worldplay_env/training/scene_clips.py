@@ -15,7 +15,7 @@ from worldplay_env.control.camera import DEFAULT_INTRINSICS
 from worldplay_env.worlds.scene.build import HELD_OUT_SEED, Scene, build, level_poses, stack
 from worldplay_env.worlds.scene.collision import is_free
 from worldplay_env.worlds.scene.render import Renderer
-from worldplay_env.worlds.scene.walk import MOTIONS, between, motion_matrices, walk
+from worldplay_env.worlds.scene.walk import between, motion_matrices, motion_table, walk
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class SceneClips:
 
     def walk(self, which: np.ndarray, starts: np.ndarray, labels: np.ndarray) -> CameraPaths:
         """Follow action labels [B, N - 1] from the starts [B, 4, 4]."""
-        poses, blocked = walk([self.scenes[index] for index in which], starts, MOTIONS[labels])
+        poses, blocked = walk([self.scenes[index] for index in which], starts, motion_table()[labels])
         return CameraPaths(which, poses, blocked)
 
     def wander(self, rng: np.random.Generator, count: int, latents: int) -> CameraPaths:

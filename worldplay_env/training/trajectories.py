@@ -14,9 +14,9 @@ import torch
 
 from worldplay_env.control.actions import NUM_ACTIONS, NUM_CLASSES, opposite_labels
 from worldplay_env.control.camera import view_matrices
+from worldplay_env.control.layout import LAYOUT
 from worldplay_env.models.worldplay import memory
 from worldplay_env.training.scene_clips import SceneClips, held_labels
-from worldplay_env.worlds.base import CHUNK_LATENTS
 from worldplay_env.worlds.scene.build import Scene
 
 _SINGLE_MOVES = (1, 2, 3, 4, NUM_CLASSES, 2 * NUM_CLASSES, 3 * NUM_CLASSES, 4 * NUM_CLASSES)
@@ -29,7 +29,7 @@ _SHARD = 64
 
 def memory_length(chunk: int) -> int:
     """Return the length of a chunk's memory in latent frames: 0, 4, 8, 12 or 16."""
-    return min(chunk * CHUNK_LATENTS, memory.MEMORY)
+    return min(chunk * LAYOUT.latents, memory.MEMORY)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def plan(seeds: Sequence[int], chunks: int, size: tuple[int, int], seed: int = 0
     clips = SceneClips(seeds, size, torch.device("cpu"), edition=edition)
     which = np.repeat(np.arange(len(seeds)), _TRIES)
     starts = clips.begin(rng, which, level=0.85)
-    moves = path_labels(rng, len(seeds), CHUNK_LATENTS * chunks - 1, _TRIES)  # [scenes x tries, T - 1]
+    moves = path_labels(rng, len(seeds), LAYOUT.latents * chunks - 1, _TRIES)  # [scenes x tries, T - 1]
     path = clips.walk(which, starts, moves)
     stopped = path.blocked.sum(1).reshape(-1, _TRIES)
     chosen = stopped.argmin(1) + _TRIES * np.arange(len(seeds))
@@ -71,7 +71,7 @@ def plan(seeds: Sequence[int], chunks: int, size: tuple[int, int], seed: int = 0
     remembered = np.zeros((len(seeds), chunks, memory.MEMORY), np.int64)
     for row, views in zip(remembered, viewmats, strict=True):
         for chunk in range(1, chunks):
-            indices = memory.select(views[: CHUNK_LATENTS * (chunk + 1)])
+            indices = memory.select(views[: LAYOUT.latents * (chunk + 1)])
             row[chunk, : len(indices)] = indices
     return Plan(clips.scenes, poses, labels, remembered)
 
@@ -103,13 +103,13 @@ def _wander(rng: np.random.Generator, steps: int) -> np.ndarray:
     """Hold each action for one to three chunks; actions change between chunks, as a player's do."""
     labels: list[int] = []
     while len(labels) < steps + 1:
-        labels += [_held(rng)] * (CHUNK_LATENTS * int(rng.integers(1, 4)))
+        labels += [_held(rng)] * (LAYOUT.latents * int(rng.integers(1, 4)))
     return np.array(labels[1 : steps + 1])  # chunk 0 has three motions
 
 
 def _return(rng: np.random.Generator, steps: int) -> np.ndarray:
     """Go out, come back the same way, and go on from there."""
-    out = _wander(rng, int(rng.integers(CHUNK_LATENTS, max(steps // 2, CHUNK_LATENTS) + 1)))
+    out = _wander(rng, int(rng.integers(LAYOUT.latents, max(steps // 2, LAYOUT.latents) + 1)))
     if rng.random() < 0.4:  # one action all the way: the plainest out and back
         out[:] = rng.choice(_SINGLE_MOVES)
     path = np.concatenate([out, undo(out), _wander(rng, steps)])

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldplay_env.control.layout import LAYOUT
 from worldplay_env.models.config import TINY_V1
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.worldplay import sampler
@@ -38,7 +39,6 @@ from worldplay_env.training.parallel import peers
 from worldplay_env.training.run import Run, RunOptions, compute_dtype
 from worldplay_env.training.scene_clips import training_seeds
 from worldplay_env.training.trajectories import plans
-from worldplay_env.worlds.base import CHUNK_LATENTS
 
 MEMORY_LENGTHS = (0, 4, 8, 12, 16)
 MEMORY_SHARES = (0.13, 0.12, 0.11, 0.11, 0.53)
@@ -188,13 +188,13 @@ def draw(
 ) -> FlowBatch:
     """Draw a batch, all of whose chunks have equally long memories."""
     device = paths.latents.device
-    lengths = [length for length in MEMORY_LENGTHS if length < CHUNK_LATENTS * paths.chunks]
+    lengths = [length for length in MEMORY_LENGTHS if length < LAYOUT.latents * paths.chunks]
     shares = np.array(MEMORY_SHARES[: len(lengths)])
     length = int(rng.choice(lengths, p=shares / shares.sum()))
     batch = options.frames // (length or MEMORY_LENGTHS[-1])
-    draws = options.frames // (CHUNK_LATENTS * batch)
+    draws = options.frames // (LAYOUT.latents * batch)
     rows = torch.randint(len(paths), (batch,), generator=generator, device=device)
-    first = length // CHUNK_LATENTS
+    first = length // LAYOUT.latents
     last = paths.chunks if length == MEMORY_LENGTHS[-1] else first + 1
     chunk = torch.randint(first, last, (batch,), generator=generator, device=device)
     if length and last < paths.chunks:
@@ -205,7 +205,7 @@ def draw(
     chunks = paths.take(rows, chunk, length)
     chunks = chunks._replace(memory=noised(chunks, options.memory_noise, generator))
     dropped = torch.rand(batch, generator=generator, device=device) < PROMPTS_DROPPED
-    known = torch.zeros(batch, CHUNK_LATENTS, dtype=torch.bool, device=device)
+    known = torch.zeros(batch, LAYOUT.latents, dtype=torch.bool, device=device)
     if not length:  # chunk 0: the start's picture is known, but for some that begin from text alone
         known[:, 0] = torch.rand(batch, generator=generator, device=device) > 0.1
     timesteps = draw_timesteps(batch, draws, generator)

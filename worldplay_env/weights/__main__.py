@@ -23,11 +23,11 @@ class Fetch:
     """Download a world's missing files, check all of them and print their folder."""
 
     world: Annotated[str, tyro.conf.Positional] = "wan-5b"
-    """The world's name."""
+    """"wan-5b" or "abot-5b"."""
     revision: str | None = None
     """The hub's commit, tag or branch of the transformer; by default the commit that this version was written for."""
     accept_license: bool = False
-    """Accept the licence of the transformer's weights; the error without it names the licence."""
+    """Accept the licence of the weights of "wan-5b"; the error without it names the licence."""
 
     def run(self) -> None:
         """Fetch the files and print their places."""

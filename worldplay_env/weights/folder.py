@@ -1,4 +1,4 @@
-"""The two folder layouts of a world's weights, and its configuration.
+"""The folder layouts of a world's weights, and its configuration.
 
 Compact, as this project exports them:
 
@@ -15,6 +15,12 @@ As upstream publishes them, its two repositories laid over each other:
     vae/config.json, vae/*.safetensors
     text_encoder/config.json, text_encoder/*.safetensors, with an index if there are several
     tokenizer/
+
+ABot-World's, as upstream publishes it:
+
+    diffusion_pytorch_model.safetensors, Wan2.2_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth
+    google/umt5-xxl/                      the tokenizer
+    config.json                           of `write_config`, if the sizes are others than those of "abot-5b"
 """
 
 from __future__ import annotations
@@ -27,11 +33,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from worldplay_env.media.files import replacing
+from worldplay_env.models.abot.config import (
+    ABOT_5B,
+    AbotTransformerConfig,
+    AbotWorldConfig,
+    ScheduleConfig,
+    WindowConfig,
+)
 from worldplay_env.models.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
 from worldplay_env.weights.content import files_hash
 from worldplay_env.weights.files import CheckpointError, read_json, refuse_pointer, weight_files
 
 T = TypeVar("T")
+
+ABOT_AUTOENCODER = "Wan2.2_VAE.pth"
+"""The file that tells a folder of ABot-World from others."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,8 @@ def local_files(folder: str | Path) -> WeightFiles:
         CheckpointError: Something is missing, or a configuration cannot be read; the message names the file.
     """
     folder = Path(folder)
+    if (folder / ABOT_AUTOENCODER).exists():
+        return abot_files(folder, None)
     if (folder / "config.json").exists():
         return _compact(folder)
     if (folder / "wan_transformer").is_dir():
@@ -77,7 +95,7 @@ def local_files(folder: str | Path) -> WeightFiles:
     raise CheckpointError(
         f"{folder}: no weights of a world; expected config.json with transformer.safetensors, "
         f"autoencoder.safetensors and text_encoder.safetensors, or upstream's wan_transformer/, vae/, text_encoder/ "
-        f"and tokenizer/"
+        f"and tokenizer/, or ABot-World's {ABOT_AUTOENCODER} and what is published beside it"
     )
 
 
@@ -100,6 +118,20 @@ def upstream_files(worldplay: Path, wan: Path, revision: str | None) -> WeightFi
         revision=revision,
     )
     return _checked(files, worldplay)
+
+
+def abot_files(folder: Path, revision: str | None) -> WeightFiles:
+    """Find the weights of an ABot-World, as upstream publishes them; by default of "abot-5b"'s sizes."""
+    config: WorldConfig = read_config(folder) if (folder / "config.json").exists() else ABOT_5B
+    files = WeightFiles(
+        config=config,
+        transformer=folder / "diffusion_pytorch_model.safetensors",
+        autoencoder=folder / ABOT_AUTOENCODER,
+        text_encoder=folder / "models_t5_umt5-xxl-enc-bf16.pth",
+        tokenizer=None if config.text.bytes_tokenizer else folder / "google" / "umt5-xxl",
+        revision=revision,
+    )
+    return _checked(files, folder)
 
 
 def read_config(folder: str | Path) -> WorldConfig:
@@ -178,13 +210,21 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
 
 def _world_config(values: Mapping[str, Any]) -> WorldConfig:
     height, width = values["image_size"]
-    return WorldConfig(
-        name=values["name"],
-        image_size=(height, width),
-        transformer=TransformerConfig.from_dict(values["transformer"]),
-        autoencoder=AutoencoderConfig.from_dict(values["autoencoder"]),
-        text=TextConfig(**values["text"]),
-        fps=values["fps"],
+    common = {
+        "name": values["name"],
+        "image_size": (height, width),
+        "autoencoder": AutoencoderConfig.from_dict(values["autoencoder"]),
+        "text": TextConfig(**values["text"]),
+        "fps": values["fps"],
+    }
+    if "window" not in values:
+        return WorldConfig(transformer=TransformerConfig.from_dict(values["transformer"]), **common)
+    schedule = values["schedule"]
+    return AbotWorldConfig(
+        transformer=AbotTransformerConfig.from_dict(values["transformer"]),
+        window=WindowConfig(**values["window"]),
+        schedule=ScheduleConfig(schedule["shift"], tuple(schedule["steps"])),
+        **common,
     )
 
 

@@ -7,12 +7,13 @@ there is fetched, and held against its hash.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from worldplay_env.models.config import WorldConfig
-from worldplay_env.weights.folder import WeightFiles, local_files, upstream_files
-from worldplay_env.weights.repositories import WAN, WORLDPLAY, RemoteFile, Repository, damaged
+from worldplay_env.weights.folder import WeightFiles, abot_files, local_files, upstream_files
+from worldplay_env.weights.repositories import ABOT, WAN, WORLDPLAY, RemoteFile, Repository, damaged
 
 
 class DownloadError(RuntimeError):
@@ -35,10 +36,10 @@ def resolve(name: str | Path, revision: str | None = None, accept_license: bool 
     """Return the local files of a world's weights, after downloading the missing ones.
 
     Args:
-        name: "wan-5b", or a folder (its layouts: `weights.folder`).
+        name: "wan-5b", "abot-5b", or a folder (its layouts: `weights.folder`).
         revision: Commit, tag or branch of the transformer's repository; by default the one of `repositories.PINNED`.
-        accept_license: Agree to the licence of the transformer's weights. Needed to download them, not to use them
-            from the cache.
+        accept_license: Agree to the licence of HY-WorldPlay's weights. Needed to download them, not to use them from
+            the cache; those of ABot-World ask for nothing.
 
     Raises:
         ValueError: An unknown name, or a revision of a folder.
@@ -47,9 +48,14 @@ def resolve(name: str | Path, revision: str | None = None, accept_license: bool 
         CheckpointError: A folder lacks something.
     """
     if str(name) == "wan-5b":
-        return _download_wan(WORLDPLAY.at(revision), accept_license)
+        worldplay = WORLDPLAY.at(revision)
+        folder, wan_folder = _fetched((worldplay, WAN), None if accept_license else worldplay)
+        return upstream_files(folder, wan_folder, folder.name)  # the hub's cache names a folder by its commit
+    if str(name) == "abot-5b":
+        [folder] = _fetched((ABOT.at(revision),))
+        return abot_files(folder, folder.name)
     if not Path(name).is_dir():
-        raise ValueError(f"unknown weights {str(name)!r}: expected 'wan-5b' or a folder of weights")
+        raise ValueError(f"unknown weights {str(name)!r}: expected 'wan-5b', 'abot-5b' or a folder of weights")
     if revision is not None:
         raise ValueError(f"{name} is a folder, which has no revisions, got revision={revision!r}")
     return local_files(name)
@@ -65,20 +71,21 @@ def folder_config(folder: str | Path) -> WorldConfig:
     return local_files(folder).config
 
 
-def _download_wan(worldplay: Repository, accept_license: bool) -> WeightFiles:
-    repositories = (worldplay, WAN)
+def _fetched(repositories: Sequence[Repository], unlicensed: Repository | None = None) -> list[Path]:
+    """Return the folders of repositories, after downloading the missing files.
+
+    Args:
+        repositories: All that a world needs.
+        unlicensed: One of them whose licence has not been accepted.
+    """
     cached = {repository: _cached(repository) for repository in repositories}
     lacking = {repository: repository.lacking(cached[repository]) for repository in repositories}
-    if lacking[worldplay] and not accept_license:
+    if unlicensed is not None and lacking[unlicensed]:
         raise LicenseError(LICENSE_NOTICE)
     for repository in repositories:
         if lacking[repository]:
             cached[repository] = _download(repository, lacking)
-    worldplay_folder, wan_folder = (cached[repository] for repository in repositories)
-    assert worldplay_folder is not None
-    assert wan_folder is not None
-    # The hub's cache names the folder of a snapshot by its commit.
-    return upstream_files(worldplay_folder, wan_folder, worldplay_folder.name)
+    return [folder for folder in cached.values() if folder is not None]
 
 
 def _cached(repository: Repository) -> Path | None:
@@ -143,6 +150,6 @@ def _by_hand(failed: Repository, lacking: dict[Repository, list[RemoteFile]], re
     lines += [f"    {repository.command(files)}" for repository, files in lacking.items() if files]
     cache = huggingface_hub.constants.HF_HUB_CACHE
     lines.append(f"They go into that machine's cache of the hub: copy it to {cache}.")
-    lines.append("Or into a folder, with --local-dir FOLDER behind each command: with all files of both repositories")
+    lines.append("Or into a folder, with --local-dir FOLDER behind each command: with all files of all repositories")
     lines.append("in it, it can be given as the world, worldplay_env.load('FOLDER') or --world FOLDER.")
     return "\n".join(lines)

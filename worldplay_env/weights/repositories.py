@@ -13,10 +13,10 @@ PINNED = {
     "tencent/HY-WorldPlay": "f4c29235647707b571479a69b569e4166f9f5bf8",
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers": "b8fff7315c768468a5333511427288870b2e9635",
 }
-"""The commits that are downloaded unless another is asked for.
+"""The commits that are downloaded unless another is asked for; of ABot-World none is known, hence its branch.
 
-Of the autoencoder's and text encoder's, sizes and hashes of all files are written down below. Those of the
-transformer's are not known here: its files are held against what the hub itself calls their hash.
+Of WorldPlay's autoencoder and text encoder, sizes and hashes of all files are written down below. Those of the
+others are not known here: their files are held against what the hub itself calls their hash.
 """
 
 
@@ -114,6 +114,20 @@ WORLDPLAY = Repository(
     (
         RemoteFile("wan_transformer/config.json", about="1 KB"),
         RemoteFile("wan_distilled_model/model.pt", about="11 GB if it is in bfloat16, 21 GB in float32"),
+    ),
+)
+ABOT = Repository(
+    "acvlab/ABot-World-0-5B-LF",
+    "main",
+    (
+        RemoteFile("diffusion_pytorch_model.safetensors", about="10.5 GB"),
+        RemoteFile("Wan2.2_VAE.pth", about="2.8 GB"),
+        RemoteFile("taew2_2.pth", about="23 to 46 MB"),
+        RemoteFile("models_t5_umt5-xxl-enc-bf16.pth", about="11.4 GB"),
+        RemoteFile("google/umt5-xxl/special_tokens_map.json", about="7 KB"),
+        RemoteFile("google/umt5-xxl/spiece.model", about="4.5 MB"),
+        RemoteFile("google/umt5-xxl/tokenizer.json", about="17 MB"),
+        RemoteFile("google/umt5-xxl/tokenizer_config.json", about="62 KB"),
     ),
 )
 # fmt: off

@@ -24,12 +24,14 @@ from worldplay_env.control.camera import (
     integrate,
     normalised_intrinsics_error,
 )
+from worldplay_env.control.held_keys import HELD_KEYS, vector_of_label
 from worldplay_env.control.layout import LAYOUT, ChunkLayout
 from worldplay_env.summary import one_line
 
 if TYPE_CHECKING:
     import torch
 
+    from worldplay_env.models.codec import Codec
 
 CHUNK_LATENTS = LAYOUT.latents
 """Latent frames in a chunk of that layout; other worlds have their own (`World.layout`)."""
@@ -54,23 +56,25 @@ class Start:
         prompt: what the world looks like; may be empty.
         pose: float64 [4, 4] camera-to-world matrix of latent frame 0.
         name: what the picture is called in infos and records; nothing else depends on it.
+        references: uint8 [height, width, 3] pictures of any size, one for each of `World.references` in their order;
+            or none.
     """
 
     image: np.ndarray | None = None
     prompt: str = ""
     pose: np.ndarray = field(default_factory=lambda: np.eye(4))
     name: str = ""
+    references: tuple[np.ndarray, ...] = ()
 
     __repr__ = one_line
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
-        image = self.image
-        if image is not None and not (
-            isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-        ):
-            what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ValueError(f"Start.image must be a uint8 array [height, width, 3], got {what}")
+        if self.image is not None:
+            _check_picture("Start.image", self.image)
+        object.__setattr__(self, "references", tuple(self.references))
+        for reference in self.references:
+            _check_picture("a reference picture", reference)
         object.__setattr__(self, "pose", _frozen(self.pose, np.float64))
         check_poses(self.pose[None])
 
@@ -85,11 +89,14 @@ class Control:
         poses: float64 [L, 4, 4] camera-to-world matrices, one a latent frame; L is `ChunkLayout.latents`.
         labels: int64 [L] action labels 0..80 (spec section 3); 0 for the start.
         intrinsics: float64 [L, 3, 3] normalised intrinsics (spec section 2).
+        keys: int64 [L, 8], 0 or 1: which of `HELD_KEYS` are held, for worlds that are told keys in place of cameras;
+            by default those of the labels.
     """
 
     poses: np.ndarray
     labels: np.ndarray
     intrinsics: np.ndarray = None  # type: ignore[assignment]  # `DEFAULT_INTRINSICS` for all
+    keys: np.ndarray = None  # type: ignore[assignment]  # those of `labels`
 
     __repr__ = one_line
 
@@ -106,6 +113,8 @@ class Control:
         object.__setattr__(self, "poses", _frozen(self.poses, np.float64))
         object.__setattr__(self, "labels", _frozen(labels, np.int64))
         object.__setattr__(self, "intrinsics", _frozen(self.intrinsics, np.float64))
+        keys = [vector_of_label(int(label)) for label in labels] if self.keys is None else self.keys
+        object.__setattr__(self, "keys", _frozen(_checked_keys(keys, count), np.int64))
 
     @classmethod
     def of_labels(
@@ -134,6 +143,13 @@ def check_labels(labels: Any, count: int) -> np.ndarray:
     if labels.min() < 0 or labels.max() >= NUM_ACTIONS:
         raise ValueError(f"action labels are 0..{NUM_ACTIONS - 1}, got {labels.tolist()}")
     return labels.astype(np.int64)
+
+
+def _checked_keys(keys: Any, count: int) -> np.ndarray:
+    keys = np.asarray(keys)
+    if keys.shape != (count, len(HELD_KEYS)) or not np.isin(keys, (0, 1)).all():
+        raise ValueError(f"a chunk has {count} vectors of {len(HELD_KEYS)} held keys, 0 or 1, got {keys.tolist()}")
+    return keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +227,7 @@ class WorldSpec:
     uses_prompt: bool = True
     layout: ChunkLayout = LAYOUT
     motion: MotionScale = DEFAULT_SCALE
+    references: tuple[str, ...] = ()
 
 
 class World(ABC):
@@ -226,6 +243,8 @@ class World(ABC):
     weights_hash: str | None = None
     """Digest of the parameters' content and the sizes, 64 hexadecimal digits: equal for equal weights wherever their
     files lie, and in every dtype and on every device; None for a world without weights."""
+    codec: Codec | None = None
+    """What turns frames into latents and latents into frames; None for a world without latents."""
     has_model: bool = False
     """Whether a network makes the video, in place of a renderer or a picture."""
     image_size: tuple[int, int]
@@ -242,6 +261,8 @@ class World(ABC):
     """Whether rollouts begin from the start's picture; False for a world that has its own."""
     uses_prompt: bool = True
     """Whether what is shown follows the prompt as it is changed."""
+    references: tuple[str, ...] = ()
+    """The names of the reference pictures that a start may have; none for a world that takes none."""
     loaded_by: Callable[[], World] | None = None
     """A picklable function that loads an equal world, set by `load`; None for a world made otherwise."""
 
@@ -249,11 +270,6 @@ class World(ABC):
     def spec(self) -> WorldSpec:
         """What `describe` says of the world."""
         return WorldSpec(**{field.name: getattr(self, field.name) for field in fields(WorldSpec)})
-
-    @property
-    def codec(self) -> Any:
-        """The autoencoder between frames and latents; None for a world without one."""
-        return None
 
     @abstractmethod
     def start(self, start: Start, seed: int) -> Rollout:
@@ -321,6 +337,13 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
+def check_references(world: World | WorldSpec, references: Sequence[Any]) -> None:
+    """Raise ValueError unless a world takes so many reference pictures."""
+    if references and len(references) != len(world.references):
+        takes = f"takes {len(world.references)}: {', '.join(world.references)}" if world.references else "takes none"
+        raise ValueError(f"got {len(references)} reference pictures, and this world {takes}")
+
+
 def check_step(world: World, rollouts: Sequence[Any], controls: Sequence[Control], noise: Any = None) -> None:
     """Raise ValueError or TypeError unless `World.step` can take these arguments (see there)."""
     if strangers := [one for one in rollouts if getattr(one, "world", None) is not world]:
@@ -351,6 +374,12 @@ def check_streamed(rollout: Rollout, chunks: int) -> None:
     """Raise WorldError unless a rollout that is being streamed still has as many chunks as when that began."""
     if rollout.chunks != chunks:
         raise WorldError("the rollout was stepped while its chunk was streamed: finish a stream before the next step")
+
+
+def _check_picture(name: str, image: Any) -> None:
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"{name} must be a uint8 array [height, width, 3], got {what}")
 
 
 def _frozen(array: Any, dtype: Any) -> np.ndarray:

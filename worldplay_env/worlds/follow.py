@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from worldplay_env.control.actions import label_of_keys
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.control.held_keys import HELD_KEYS
 from worldplay_env.worlds.base import Control, Rollout
 
 
@@ -20,6 +23,19 @@ def next_control(rollout: Rollout, labels: int | Sequence[int] | np.ndarray) -> 
     world = rollout.world
     held = np.broadcast_to(np.asarray(labels), world.layout.latents)
     return Control.of_labels(rollout.pose, held, first=rollout.chunks == 0, motion=world.motion)
+
+
+def keys_control(rollout: Rollout, keys: Sequence[int] | np.ndarray) -> Control:
+    """Return the control of a rollout's next chunk, during which keys are held.
+
+    In its cameras and labels opposite keys cancel each other; its keys are those that were given.
+
+    Args:
+        rollout: At the chunk before.
+        keys: [8], 1 for each of `HELD_KEYS` that is held, else 0.
+    """
+    label = label_of_keys(key for key, held in zip(HELD_KEYS, keys, strict=True) if held)
+    return replace(next_control(rollout, label), keys=np.tile(keys, (rollout.world.layout.latents, 1)))
 
 
 def path_controls(

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from worldplay_env.worlds import diffusion, scene, testcard
+from worldplay_env.worlds import abot, diffusion, scene, testcard
 from worldplay_env.worlds.base import World, WorldSpec
 from worldplay_env.worlds.device import pick_device
 from worldplay_env.worlds.sharing import Shared
@@ -69,20 +70,30 @@ class WorldEntry:
 _FOLDER_TIME = LoadTime(60, "seconds for a small world, a minute or two for a large one")
 
 
-def _diffusion(name: str, load_time: LoadTime = _FOLDER_TIME) -> WorldEntry:
-    """Return the entry of a diffusion world: a preset, or a folder of weights."""
+def _model(kind: ModuleType, name: str, load_time: LoadTime = _FOLDER_TIME) -> WorldEntry:
+    """Return the entry of a world model: a preset, or a folder of weights."""
     return WorldEntry(
-        functools.partial(diffusion.load, name),
-        functools.partial(diffusion.describe, name),
+        functools.partial(kind.load, name),
+        functools.partial(kind.describe, name),
         load_time,
         content=functools.partial(diffusion.content, name),
     )
 
 
+def _of_folder(folder: str) -> WorldEntry:
+    """Return the entry of a folder of weights, by the configuration in it."""
+    from worldplay_env.models.abot.config import AbotWorldConfig
+    from worldplay_env.weights import hub
+
+    return _model(abot if isinstance(hub.folder_config(folder), AbotWorldConfig) else diffusion, folder)
+
+
 _DOWNLOAD = "a minute or two; the first time a download of 30 GB, 5 to 60 minutes"
 WORLDS: Mapping[str, WorldEntry] = {
-    "tiny": _diffusion("tiny", LoadTime(5, "a few seconds")),
-    "wan-5b": _diffusion("wan-5b", LoadTime(90, _DOWNLOAD, 30 * GIGABYTE)),
+    "tiny": _model(diffusion, "tiny", LoadTime(5, "a few seconds")),
+    "wan-5b": _model(diffusion, "wan-5b", LoadTime(90, _DOWNLOAD, 30 * GIGABYTE)),
+    "abot-5b": _model(abot, "abot-5b", LoadTime(90, _DOWNLOAD, 25 * GIGABYTE)),
+    "abot-small": _model(abot, "abot-small", LoadTime(5, "a few seconds")),
     "testcard": WorldEntry(
         functools.partial(testcard.load, "testcard"),
         testcard.describe,
@@ -136,7 +147,7 @@ def find(world: str | Path) -> WorldEntry:
     """Return the entry of a name or of a folder of weights.
 
     Raises:
-        ValueError: An unknown name; the message lists the known ones.
+        ValueError: An unknown name; the message lists the known ones. A folder without weights (`CheckpointError`).
         TypeError: An entry point that is no function.
     """
     name = str(world)
@@ -148,7 +159,7 @@ def find(world: str | Path) -> WorldEntry:
     if name in _registered:
         return _registered[name]
     if Path(name).is_dir():
-        return _diffusion(str(Path(name).resolve()))
+        return _of_folder(str(Path(name).resolve()))
     raise ValueError(f"unknown world {name!r}: known are {', '.join(world_names())}, or a folder of weights")
 
 
@@ -202,8 +213,8 @@ def load(
     A folder whose weights have changed since is another world: their content counts, not the folder's name.
 
     Args:
-        name: "tiny", "wan-5b", "testcard", "scene", a name that `register_world` or an installed package added, or a
-            folder of weights.
+        name: "tiny", "wan-5b", "abot-5b", "testcard", "scene", a name that `register_world` or an installed package
+            added, or a folder of weights.
         device: A torch device; by default "cuda" where there is one, else "cpu".
         dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on a GPU and float32 on a CPU.
         weights: "random" for seeded random parameters of the right sizes (no download); by default the world's own.
@@ -211,9 +222,10 @@ def load(
             was written for.
         accept_license: Agree to the licence of downloaded weights (asked for once, before the first download).
         options: What only one kind of world takes: `seconds_per_chunk` and `image_size` of the test picture,
-            `samples` and `image_size` of the scenes, `latents_per_decode` and `sample_image` of the world models, and
-            how their networks run: `compile=True`, `quantize="fp8"`, `attention="cudnn"`, and `transforms`, functions
-            from a network to the one that takes its place (see `models.wan.transforms`).
+            `samples`, `image_size`, `edition`, `layout` and `motion` of the scenes, `image_size` of "abot-5b",
+            `latents_per_decode` of all world models, `sample_image` of HY-WorldPlay's, and how their networks run:
+            `compile=True`, `quantize="fp8"`, `attention="cudnn"`, and `transforms`, functions from a network to the
+            one that takes its place (see `models.wan.transforms`).
 
     Raises:
         ValueError: An unknown name or option; the message lists the known ones.

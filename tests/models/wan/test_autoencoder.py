@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from worldplay_env.models.codec import DecoderState, pixels_to_uint8, uint8_to_pixels
 from worldplay_env.models.config import AutoencoderConfig
-from worldplay_env.models.wan.autoencoder import Autoencoder, DecoderState, pixels_to_uint8, uint8_to_pixels
+from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.causal import CausalConv3d
 from worldplay_env.models.wan.resampling import UpsampledConv2d
 

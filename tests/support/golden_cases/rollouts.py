@@ -73,7 +73,7 @@ def _start(case: Case, world: DreamWorld, picture: np.ndarray, latent: Tensor) -
     pixels = normalised_pixels(picture)
     recorded = case.tensor("out/image_pixels")[0, :, 0]
     yield compare(f"{case.name}/image_pixels", pixels, recorded, case.tolerance("frames_float"))
-    mean, _ = world.autoencoder.encode(torch.from_numpy(pixels)[None, :, None].float())
+    mean, _ = world.codec.encode(torch.from_numpy(pixels)[None, :, None].float())
     yield compare(f"{case.name}/image_mean", mean, case.tensor("out/image_mean"), case.tolerance("latents"))
     yield compare(
         f"{case.name}/image_latent", latent[None], case.tensor("out/image_latent"), case.tolerance("latents")
@@ -90,7 +90,7 @@ def _compare(case: Case, world: DreamWorld, chunks: list[Chunk]) -> Iterator[Row
         yield selected(f"{name}/memory", chunk.memory, {"selected": context} | selections.get(number, {}))
         yield compare(f"{name}/latents", chunk.latents[None], latents, case.tolerance("latents"))
 
-    pixels, _ = world.autoencoder.decode(chunks[0].latents[None])
+    pixels, _ = world.codec.decode(chunks[0].latents[None])
     first = pixels[0, :, :FIRST_FRAMES].permute(1, 2, 3, 0) / 2 + 0.5  # [5, H, W, 3] in [0, 1]
     yield compare(
         f"{case.name}/first frames", first, case.tensor("out/frames_first5"), case.tolerance("frames_float")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ from small_world import CONFIG, PATH, small_world
 from torch import Tensor, nn
 
 from worldplay_env.models.config import TINY, WAN_5B, AutoencoderConfig, TextConfig
-from worldplay_env.models.footprint import buffer_bytes, chunk_bytes, largest_decoded
+from worldplay_env.models.footprint import buffer_bytes, chunk_bytes
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.text import TextEncoder
-from worldplay_env.weights.checkpoint import RandomWeights, load_autoencoder, load_text_model, load_tokenizer
+from worldplay_env.weights.checkpoint import RandomWeights, load_autoencoder, load_text_model, load_tokenizer, on_meta
 from worldplay_env.worlds.base import Start, WorldError
 from worldplay_env.worlds.diffusion import room
 from worldplay_env.worlds.diffusion.rollout import DreamRollout
@@ -50,7 +51,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
 
 
 def needed(world: DreamWorld, batch: int = 1) -> int:
-    passing = chunk_bytes(world.config, batch, 4, 4, 4)
+    passing = chunk_bytes(world.config, world.codec, batch, 4, 4, 4)
     return passing + buffer_bytes(world.config, batch, 4, 4)
 
 
@@ -211,13 +212,14 @@ def test_the_largest_tensor_between_layers_is_the_one_that_is_counted(config: Au
             if not isinstance(layer, Autoencoder):
                 layer.register_forward_hook(note)
         autoencoder.decode(latents, state)
-    assert largest_decoded(config, (4, 6), frames) == max(sizes)
+    assert autoencoder.largest_decoded((4, 6), frames) == max(sizes)
 
 
 def test_the_real_model_is_counted_as_it_was_measured() -> None:
+    codec = on_meta(functools.partial(Autoencoder, WAN_5B.autoencoder))
     parameters = 2 * (5_293_225_152 + 704_688_668)
     assert buffer_bytes(WAN_5B, 1, 4, 2) == pytest.approx(13e9, rel=0.02)
-    whole = parameters + buffer_bytes(WAN_5B, 1, 4, 2) + chunk_bytes(WAN_5B, 1, 4, 4, 2)
+    whole = parameters + buffer_bytes(WAN_5B, 1, 4, 2) + chunk_bytes(WAN_5B, codec, 1, 4, 4, 2)
     assert whole == pytest.approx(42e9, rel=0.1)
-    assert chunk_bytes(WAN_5B, 2, 4, 4, 2) == 2 * chunk_bytes(WAN_5B, 1, 4, 4, 2)
-    assert chunk_bytes(WAN_5B, 1, 1, 4, 2) < chunk_bytes(WAN_5B, 1, 4, 4, 2)
+    assert chunk_bytes(WAN_5B, codec, 2, 4, 4, 2) == 2 * chunk_bytes(WAN_5B, codec, 1, 4, 4, 2)
+    assert chunk_bytes(WAN_5B, codec, 1, 1, 4, 2) < chunk_bytes(WAN_5B, codec, 1, 4, 4, 2)

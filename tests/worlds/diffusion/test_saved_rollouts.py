@@ -103,7 +103,7 @@ def test_what_was_saved_is_read(world: DreamWorld, saved: Path, tmp_path: Path) 
     (fact("weights_hash", "0" * 64), "hash 000000.*not of small"),
     (without_decoder, "1 of its chunks were decoded, and it holds no decoder state"),
     (without_past, "decoded is 1, not a number of its 0 chunks"),
-    (tensor("latents", None), "it holds decoder"),
+    (tensor("latents", None), "it holds intrinsics, labels, poses"),
     (tensor("latents", broken), "latents holds numbers that are not finite"),
     (tensor("latents", lambda old: old[:1]), r"poses is .*\(2, 4, 4, 4\), not .*\(1, 4, 4, 4\)"),
     (tensor("latents", lambda old: old.half()), "latents is torch.float16"),

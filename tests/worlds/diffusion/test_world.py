@@ -13,7 +13,7 @@ from small_world import PATH, begin, roll, small_world
 from torch import Tensor
 
 from worldplay_env.worlds.base import Chunk, Control, Start
-from worldplay_env.worlds.diffusion import generator
+from worldplay_env.worlds.diffusion import prompts
 from worldplay_env.worlds.diffusion.world import DreamWorld
 from worldplay_env.worlds.registry import load
 
@@ -218,7 +218,7 @@ def test_prompts_are_read_once_while_there_is_room_for_them(
         calls["read"] += 1
         return read(embedding)
 
-    monkeypatch.setattr(generator, "KNOWN_PROMPTS_BYTES", room)
+    monkeypatch.setattr(prompts, "KNOWN_PROMPTS_BYTES", room)
     monkeypatch.setattr(world.transformer, "text_keys_values", counted)
     rollouts = [begin(world, 0, prompt=prompt) for prompt in range(20)]
     for _ in range(2):

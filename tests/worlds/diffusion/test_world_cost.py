@@ -73,7 +73,7 @@ def test_the_decoder_and_prefill_read_no_more_at_a_great_age(monkeypatch: pytest
     def record(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         sizes[-1].append(output.numel())
 
-    for module in [*world.transformer.modules(), *world.autoencoder.decoder.modules()]:
+    for module in [*world.transformer.modules(), *world.codec.decoder.modules()]:
         if isinstance(module, nn.Linear | nn.Conv3d):
             module.register_forward_hook(record)
     old.decoded = 199
@@ -112,9 +112,9 @@ def test_memory_is_whole_chunks_of_the_history(world: DreamWorld) -> None:
 def test_a_picture_that_was_started_from_lately_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     world = small_world()
     encoded: list[int] = []
-    encode = world.autoencoder.encode
-    monkeypatch.setattr(world.autoencoder, "encode", lambda video: encoded.append(1) or encode(video))
-    monkeypatch.setattr("worldplay_env.worlds.diffusion.world.PICTURES_KEPT", 1)
+    encode = world.codec.encode
+    monkeypatch.setattr(world.codec, "encode", lambda video: encoded.append(1) or encode(video))
+    monkeypatch.setattr("worldplay_env.worlds.diffusion.pictures.PICTURES_KEPT", 1)
     embedding = torch.zeros(5, CONFIG.transformer.text_dim)
     one, other = (Start(np.full((32, 48, 3), level, dtype=np.uint8)) for level in (90, 200))
     first, again = (world.start(one, seed, prompt_embedding=embedding) for seed in (0, 1))

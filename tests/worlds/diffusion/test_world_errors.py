@@ -53,9 +53,9 @@ def _fingerprint(rollout: DreamRollout) -> tuple[object, ...]:
     ("part", "error", "raised"),
     [
         ("transformer", torch.OutOfMemoryError("CUDA out of memory"), WorldError),
-        ("autoencoder", torch.OutOfMemoryError("CUDA out of memory"), WorldError),
-        ("autoencoder", RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), WorldError),
-        ("autoencoder", RuntimeError("a kernel failed"), RuntimeError),
+        ("codec", torch.OutOfMemoryError("CUDA out of memory"), WorldError),
+        ("codec", RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), WorldError),
+        ("codec", RuntimeError("a kernel failed"), RuntimeError),
         ("transformer", KeyboardInterrupt(), KeyboardInterrupt),
     ],
 )
@@ -71,7 +71,7 @@ def test_an_error_in_any_group_leaves_every_rollout_as_it_was(
     owner, name, call = (
         (world.transformer, "forward", 3 if mixed_ages else 6)
         if part == "transformer"
-        else (world.autoencoder, "decode", 2)
+        else (world.codec, "decode", 2)
     )
     with _failing(monkeypatch, owner, name, error, call), pytest.raises(raised):
         world.step(rollouts, [PATH[2], PATH[0]])

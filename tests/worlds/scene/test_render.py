@@ -12,7 +12,7 @@ from worldplay_env.evaluate.metrics import psnr
 from worldplay_env.worlds.scene.build import HELD_OUT_SEED, LIGHT, SceneBatch, build, stack
 from worldplay_env.worlds.scene.palette import SURFACE_WIDTH
 from worldplay_env.worlds.scene.render import Renderer, _render
-from worldplay_env.worlds.scene.walk import MOTIONS, walk
+from worldplay_env.worlds.scene.walk import motion_table, walk
 
 SIZE = (96, 160)
 SCENES = [build(seed) for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + 24)]
@@ -152,7 +152,7 @@ def test_one_chunk_of_every_single_move_changes_the_picture(label: int) -> None:
 
 def test_repeating_the_last_frame_scores_under_18_db_on_moving_paths() -> None:
     labels = np.random.default_rng(0).integers(1, NUM_ACTIONS, size=(len(SCENES), 1)).repeat(4, axis=1)
-    poses, _ = walk(SCENES, STARTS, MOTIONS[labels])
+    poses, _ = walk(SCENES, STARTS, motion_table()[labels])
     ends = torch.from_numpy(poses[:, [0, -1]].reshape(-1, 4, 4))  # frame t and frame t + 16
     pictures = renderer().frames(torch.arange(len(SCENES)).repeat_interleave(2), ends, K).double()
     error = (pictures[::2] - pictures[1::2]).square().mean((1, 2, 3))

@@ -19,7 +19,7 @@ from worldplay_env.worlds.base import Control, Rollout, Start, WorldError
 from worldplay_env.worlds.registry import load
 from worldplay_env.worlds.scene.build import HELD_OUT_SEED
 from worldplay_env.worlds.scene.starts import BUNDLED_PROMPTS, BUNDLED_SCENES
-from worldplay_env.worlds.scene.walk import MOTIONS, between, walk
+from worldplay_env.worlds.scene.walk import between, motion_table, walk
 from worldplay_env.worlds.scene.world import SceneRollout, SceneWorld
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
@@ -122,7 +122,7 @@ def test_a_rollout_goes_where_a_walk_with_the_same_labels_goes(world: SceneWorld
     start = integrate(np.eye(4), [motion_of(40)] * 30)[-1]  # not where its scene has the origin
     rollout = world.start(Start(pose=start), seed)
     scene = rollout.scene
-    true, stopped = walk([scene], scene.start[None], MOTIONS[labels.ravel()[1:]][None])
+    true, stopped = walk([scene], scene.start[None], motion_table()[labels.ravel()[1:]][None])
     poses, blocked = [], []
     for row in labels:
         world.step([rollout], [control(rollout, *row)], decode=False)

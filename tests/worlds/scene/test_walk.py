@@ -11,7 +11,7 @@ from worldplay_env.control.actions import NUM_ACTIONS, motion_of
 from worldplay_env.control.camera import integrate, move
 from worldplay_env.worlds.scene.build import HELD_OUT_SEED, Scene, build
 from worldplay_env.worlds.scene.collision import MARGIN, is_free
-from worldplay_env.worlds.scene.walk import MOTIONS, between, follow, from_start, motion_matrices, walk
+from worldplay_env.worlds.scene.walk import between, follow, from_start, motion_matrices, motion_table, walk
 
 SCENES = [build(seed) for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + 24)]
 FORWARD, RIGHT, YAW_RIGHT = 9, 27, 1
@@ -29,19 +29,19 @@ def empty_scene(*boxes: tuple[float, ...]) -> Scene:
 def wander(seed: int, steps: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Follow random labels through every scene; return labels [B, T], true poses and what was blocked."""
     labels = np.random.default_rng(seed).integers(NUM_ACTIONS, size=(len(SCENES), steps // 4)).repeat(4, axis=1)
-    return labels, *walk(SCENES, np.stack([scene.start for scene in SCENES]), MOTIONS[labels])
+    return labels, *walk(SCENES, np.stack([scene.start for scene in SCENES]), motion_table()[labels])
 
 
 def test_motions_are_those_of_the_actions() -> None:
     pose = integrate(np.eye(4), [motion_of(50), motion_of(33)])[-1]
-    moved = pose @ motion_matrices(MOTIONS)
+    moved = pose @ motion_matrices(motion_table())
     expected = np.stack([move(pose, motion_of(label)) for label in range(NUM_ACTIONS)])
     np.testing.assert_allclose(moved, expected, atol=1e-12)
 
 
 def test_where_nothing_is_in_the_way_poses_are_integrated_motions() -> None:
     labels = np.random.default_rng(0).integers(NUM_ACTIONS, size=30)
-    poses, blocked = walk([empty_scene()], np.eye(4)[None], MOTIONS[labels][None])
+    poses, blocked = walk([empty_scene()], np.eye(4)[None], motion_table()[labels][None])
     np.testing.assert_allclose(poses[0], integrate(np.eye(4), map(motion_of, labels)), atol=1e-12)
     assert not blocked.any()
 
@@ -52,7 +52,7 @@ def test_cameras_stay_clear_of_solids_and_stand_still_exactly_when_blocked() -> 
     for scene, path in zip(SCENES, poses, strict=True):
         assert is_free(scene.solids[None], scene.bounds[None], path[:, :3, 3]).all()
     stays = (poses[:, 1:, :3, 3] == poses[:, :-1, :3, 3]).all(axis=2)
-    moves = np.abs(MOTIONS[labels][..., :2]).sum(axis=2) > 0
+    moves = np.abs(motion_table()[labels][..., :2]).sum(axis=2) > 0
     np.testing.assert_array_equal(stays, blocked | ~moves)
 
 
@@ -66,11 +66,11 @@ def test_a_blocked_motion_still_turns() -> None:
 def test_a_wall_ahead_stops_a_camera_before_it() -> None:
     wall = empty_scene((0, 0, 1.53, 2, 2, 0.5))
     face = 1.03
-    poses, blocked = walk([wall], np.eye(4)[None], MOTIONS[np.full((1, 20), FORWARD)])
+    poses, blocked = walk([wall], np.eye(4)[None], motion_table()[np.full((1, 20), FORWARD)])
     steps = int((face - MARGIN) / 0.08)
     assert blocked[0].tolist() == [False] * steps + [True] * (20 - steps)
     assert poses[0, -1, 2, 3] == pytest.approx(steps * 0.08)
-    sideways, stopped = walk([wall], poses[:, -1], MOTIONS[np.full((1, 2), RIGHT)])
+    sideways, stopped = walk([wall], poses[:, -1], motion_table()[np.full((1, 2), RIGHT)])
     assert not stopped.any()
     assert sideways[0, -1, 0, 3] == pytest.approx(0.16)
 

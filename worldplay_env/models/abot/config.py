@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from worldplay_env.models.config import WAN_5B, TransformerConfig
+from worldplay_env.control.layout import ChunkLayout
+from worldplay_env.models.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,92 @@ AUTOENCODER_NORM_EPS = 1e-6
 
 ABOT_5B_TRANSFORMER = AbotTransformerConfig(**asdict(WAN_5B.transformer))
 """The backbone is that of Wan 2.2 TI2V-5B."""
+
+REFERENCES = ("head", "left", "right", "front", "back")
+"""The reference pictures of a third-person character: its face and its four sides."""
+
+
+@dataclass(frozen=True)
+class AbotWorldConfig(WorldConfig):
+    """A whole ABot-World: image size, its networks, its window and its schedule."""
+
+    transformer: AbotTransformerConfig
+    fps: int = 12
+    """Images a second, as upstream writes and plays them; its action files and its README speak of 16."""
+    window: WindowConfig = WindowConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        side = self.transformer.patch_size[1] * self.autoencoder.spatial_factor
+        if self.window.reference_size % side:
+            raise ValueError(f"reference_size must be a multiple of {side}, got {self.window.reference_size}")
+        if not 2 <= self.window.block <= self.window.frames:
+            raise ValueError(f"a block has 2 to {self.window.frames} latent frames, got {self.window.block}")
+
+    @property
+    def layout(self) -> ChunkLayout:
+        """A block a chunk; it sees the rest of the window."""
+        latents, images = self.window.block, self.autoencoder.temporal_factor
+        return ChunkLayout(latents, images, 1 + (latents - 1) * images, self.window.frames - latents)
+
+    @property
+    def reference_latents(self) -> int:
+        """Rows, and columns, of the latents of a reference picture."""
+        return self.window.reference_size // self.autoencoder.spatial_factor
+
+    @property
+    def reference_tokens(self) -> int:
+        """Tokens of all reference slots."""
+        slot = self.transformer.tokens_per_frame((self.reference_latents, self.reference_latents))
+        return self.window.reference_slots * slot
+
+
+ABOT_5B = AbotWorldConfig(
+    name="abot-5b",
+    image_size=(704, 1280),
+    transformer=ABOT_5B_TRANSFORMER,
+    autoencoder=WAN_5B.autoencoder,
+    text=WAN_5B.text,
+)
+ABOT_SMALL = AbotWorldConfig(
+    name="abot-small",
+    image_size=(32, 48),
+    transformer=AbotTransformerConfig(
+        num_attention_heads=2,
+        attention_head_dim=24,
+        in_channels=6,
+        out_channels=6,
+        text_dim=10,
+        freq_dim=16,
+        ffn_dim=40,
+        num_layers=3,
+        adapter_downscale=8,
+    ),
+    autoencoder=AutoencoderConfig(
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=6,
+        latents_mean=(0.1, -0.2, 0.3, 0.0, 0.05, -0.4),
+        latents_std=(1.1, 0.9, 0.5, 1.3, 0.8, 1.0),
+        dim_mult=(1, 2, 2),
+        num_res_blocks=1,
+        temporal_downsample=(True, True),
+        patch_size=2,
+    ),
+    text=TextConfig(
+        text_len=160,
+        vocab_size=384,
+        d_model=10,
+        d_kv=4,
+        d_ff=8,
+        num_layers=1,
+        num_heads=2,
+        bytes_tokenizer=True,
+    ),
+    # Three blocks fill the window, and the base of positions moves at the fourth.
+    window=WindowConfig(frames=9, position_limit=10, reference_size=32),
+)
+"""The same architecture for tests: no weights of this size were ever trained."""
+
+ABOT_PRESETS = {config.name: config for config in (ABOT_5B, ABOT_SMALL)}

@@ -15,30 +15,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldplay_env.models.codec import IMAGE_CHANNELS, Codec, DecoderState
 from worldplay_env.models.config import AutoencoderConfig
-from worldplay_env.models.wan.causal import CausalConv3d, DecoderState, Stream
+from worldplay_env.models.wan import cost
+from worldplay_env.models.wan.causal import HISTORY, CausalConv3d, Stream
 from worldplay_env.models.wan.resampling import Downsampler, Upsampler, average_down, duplicate_up
 
-__all__ = ["Autoencoder", "DecoderState", "pixels_to_frames", "pixels_to_uint8", "uint8_to_pixels"]
-
-IMAGE_CHANNELS = 3
 LOGVAR_RANGE = (-30.0, 20.0)
 """Bounds of the posterior's log-variance, so that its exponential stays finite."""
-
-
-def uint8_to_pixels(images: Tensor) -> Tensor:
-    """Map uint8 images of any shape to float32 pixels in [-1, 1] (spec section 4)."""
-    return images.float() / 127.5 - 1
-
-
-def pixels_to_uint8(frames: Tensor) -> Tensor:
-    """Map pixels in [-1, 1] of any shape and float dtype to uint8 (spec section 1)."""
-    return ((frames.float() / 2 + 0.5) * 255).round().to(torch.uint8)
-
-
-def pixels_to_frames(video: Tensor) -> Tensor:
-    """Map a video [..., 3, F, H, W], clamped to [-1, 1], to frames, uint8 [..., F, H, W, 3]."""
-    return pixels_to_uint8(video.clamp(-1, 1)).movedim(-4, -1).contiguous()
 
 
 class RMSNorm(nn.Module):
@@ -225,11 +209,16 @@ class Decoder(nn.Module):
         return x, tuple(stream.histories)
 
 
-class Autoencoder(nn.Module):
-    """Images to latents and back: `config.spatial_factor` times smaller a side, `temporal_factor` times in time.
+def _set_norm_eps(module: nn.Module, eps: float) -> None:
+    for layer in module.modules():
+        if isinstance(layer, RMSNorm):
+            layer.eps = eps
 
-    Latent frame 0 stands for one image, every later one for `temporal_factor` of them. `normalise` maps latents to
-    what the transformer works on; `decode` takes those.
+
+class EncodingCodec(Codec):
+    """The encoder of Wan 2.2 and its statistics; what follows from it leaves the decoder to choose.
+
+    Images become `config.spatial_factor` times smaller a side, and `temporal_factor` of them one latent frame.
     """
 
     def __init__(self, config: AutoencoderConfig, *, norm_eps: float = RMSNorm.EPS) -> None:
@@ -237,24 +226,13 @@ class Autoencoder(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.quant_conv = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, 1)
-        self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, 1)
-        self.decoder = Decoder(config)
         self._known_statistics: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        for layer in self.modules():
-            if isinstance(layer, RMSNorm):
-                layer.eps = norm_eps
+        _set_norm_eps(self, norm_eps)
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode whole videos that begin with their first frame.
+        """Encode whole videos that begin with their first frame (see `Codec.encode`).
 
-        Args:
-            video: [B, 3, F, H, W] in [-1, 1]; F is 1 + a multiple of the temporal factor.
-
-        Returns:
-            Mean and log-variance (within [-30, 20]) of the posterior, [B, z, f, h, w] each, not normalised.
-
-        Raises:
-            ValueError: The video's shape does not fit.
+        The log-variance is within [-30, 20].
         """
         time, space, patch = self.config.temporal_factor, self.config.spatial_factor, self.config.patch_size
         shape = tuple(video.shape)
@@ -279,6 +257,14 @@ class Autoencoder(nn.Module):
         mean, std = self._statistics(latents)
         return latents * std + mean
 
+    def encode_operations(self, image_size: tuple[int, int]) -> int:
+        """Return the floating point operations of encoding one image of height x width pixels."""
+        return cost.encode_operations(self.config, image_size)
+
+    def _check_latents(self, latents: Tensor) -> None:
+        if latents.ndim != 5 or latents.shape[1] != self.config.z_dim or latents.shape[2] == 0:
+            raise ValueError(f"latents are [B, {self.config.z_dim}, f >= 1, h, w], got {tuple(latents.shape)}")
+
     def _statistics(self, latents: Tensor) -> Tensor:
         """Return mean and standard deviation, [2, z, 1, 1, 1]; kept, since bringing them to a device waits for it."""
         # Not buffers: they are no part of a checkpoint, and loading must not be able to miss them.
@@ -289,43 +275,42 @@ class Autoencoder(nn.Module):
                 self._known_statistics[key] = torch.tensor(values, device=key[0], dtype=key[1])[..., None, None, None]
         return self._known_statistics[key]
 
+
+class Autoencoder(EncodingCodec):
+    """The whole autoencoder of Wan 2.2."""
+
+    def __init__(self, config: AutoencoderConfig, *, norm_eps: float = RMSNorm.EPS) -> None:
+        super().__init__(config, norm_eps=norm_eps)
+        self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, 1)
+        self.decoder = Decoder(config)
+        _set_norm_eps(self, norm_eps)
+
     def decode(
         self, latents: Tensor, state: DecoderState | None = None, *, clamp: bool = True
     ) -> tuple[Tensor, DecoderState]:
-        """Decode the next latent frames of a stream; any split into calls gives the same frames.
-
-        Args:
-            latents: [B, z, f, h, w] normalised latents, f >= 1, of any float dtype.
-            state: What the call before returned; None if `latents` begins with latent frame 0.
-            clamp: Whether to clamp the frames; training does not, since clamped pixels have no gradient.
-
-        Returns:
-            Frames [B, 3, F, H, W] in [-1, 1], in the parameters' dtype, where F = f times the temporal factor, less
-            (factor - 1) if `latents` begins with latent frame 0; and the state for the next call.
-
-        Raises:
-            ValueError: The latents' shape does not fit the model, or the state does not fit the latents.
-        """
-        if latents.ndim != 5 or latents.shape[1] != self.config.z_dim or latents.shape[2] == 0:
-            raise ValueError(f"latents are [B, {self.config.z_dim}, f >= 1, h, w], got {tuple(latents.shape)}")
+        """Decode the next latent frames of a stream (see `Codec.decode`)."""
+        self._check_latents(latents)
         weight = self.post_quant_conv.weight
         if state is not None:
-            _check_state(state, latents, weight)
+            batch, channels, _, height, width = latents.shape
+            state.check((batch, channels, HISTORY, height, width), weight)
         z = self.denormalise(latents).to(weight.dtype, memory_format=torch.channels_last_3d)
         patches, histories = self.decoder(self.post_quant_conv(z), state and state.histories)
         patch = self.config.patch_size
         frames = rearrange(patches, "b (c x y) f h w -> b c f (h y) (w x)", x=patch, y=patch)
-        seen = state.latent_frames if state is not None else (0,) * latents.shape[0]
-        next_state = DecoderState(histories, tuple(count + latents.shape[2] for count in seen))
-        return (frames.clamp(-1, 1) if clamp else frames), next_state
+        return (frames.clamp(-1, 1) if clamp else frames), DecoderState.after(state, histories, latents)
 
+    def state_shapes(self, latent_size: tuple[int, int]) -> list[tuple[int, ...]]:
+        """Return the shapes of the histories of one rollout's state."""
+        with torch.device("meta"):
+            latents = torch.zeros(1, self.config.z_dim, 1, *latent_size)
+            _, state = Autoencoder(self.config).decode(latents)
+        return [tuple(history.shape) for history in state.histories]
 
-def _check_state(state: DecoderState, latents: Tensor, weight: Tensor) -> None:
-    history = state.histories[0]
-    batch, channels, _, height, width = latents.shape
-    expected = (batch, channels, 2, height, width)
-    if tuple(history.shape) != expected or history.dtype != weight.dtype or history.device != weight.device:
-        raise ValueError(
-            f"the decoder state ({tuple(history.shape)}, {history.dtype}, {history.device}) does not fit the latents "
-            f"and the model ({expected}, {weight.dtype}, {weight.device})"
-        )
+    def largest_decoded(self, latent_size: tuple[int, int], frames: int) -> int:
+        """Return how many numbers the largest tensor between layers has while `frames` latent frames are decoded."""
+        return cost.largest_decoded(self.config, latent_size, frames)
+
+    def decode_operations(self, latent_size: tuple[int, int], frames: int, *, first: bool) -> int:
+        """Return the operations of decoding `frames` latent frames (see `Codec.decode_operations`)."""
+        return cost.decode_operations(self.config, latent_size, frames, first=first)

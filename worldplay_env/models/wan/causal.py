@@ -1,10 +1,6 @@
-"""Causal convolution over time, and the state that lets a decoder go on where it stopped (spec section 5)."""
+"""Causal convolution over time, in one pass or in a stream (spec section 5)."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from einops import rearrange
@@ -15,81 +11,6 @@ HISTORY = 2
 SLOW_KERNEL_LIMIT = 20480
 """On a CPU, PyTorch convolves one video whose channels x frames x rows are at most this by a kernel that is three to
 ten times slower than the one it has for batches."""
-
-
-@dataclass(frozen=True, eq=False)
-class DecoderState:
-    """What a decoder remembers of the latent frames it has seen; made by `Autoencoder.decode`, never written to.
-
-    Any number of rollouts may therefore hold the same state: going on from it makes a new one.
-
-    Attributes:
-        histories: [B, channels, 2, rows, columns] a causal convolution, in the order in which they run: the last two
-            frames that went in, zeros where there were none. Each owns its memory.
-        latent_frames: How many latent frames each of the B rows has seen, at least 1.
-    """
-
-    histories: tuple[Tensor, ...]
-    latent_frames: tuple[int, ...]
-
-    @property
-    def batch_size(self) -> int:
-        """Rows: the rollouts that this state belongs to."""
-        return len(self.latent_frames)
-
-    @classmethod
-    def stack(cls, states: Sequence[DecoderState]) -> Self:
-        """Join the rows of several states, however far each has run, so that one call decodes them all.
-
-        Raises:
-            ValueError: There are none, or they come from different decoders or image sizes.
-        """
-        if not states:
-            raise ValueError("no decoder states to stack")
-        shapes = [[history.shape[1:] for history in state.histories] for state in states]
-        if any(other != shapes[0] for other in shapes):
-            raise ValueError("decoder states of different decoders or image sizes cannot be stacked")
-        if len(states) == 1:
-            return cls(states[0].histories, states[0].latent_frames)
-        return cls(
-            tuple(torch.cat(rows) for rows in zip(*(state.histories for state in states), strict=True)),
-            tuple(count for state in states for count in state.latent_frames),
-        )
-
-    def split(self) -> list[DecoderState]:
-        """Return one state a row, the reverse of `stack`."""
-        if self.batch_size == 1:
-            return [self]
-        # Copies: a row that is a view would keep every other row's memory alive.
-        return [
-            DecoderState(
-                tuple(history[row : row + 1].clone() for history in self.histories), (self.latent_frames[row],)
-            )
-            for row in range(self.batch_size)
-        ]
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Return the state as contiguous tensors by name, ready to be saved; `from_tensors` reads them.
-
-        Histories are [B, 2, rows, columns, channels], the order in which they lie in memory.
-        """
-        tensors = {
-            f"history.{index}": history.movedim(1, -1).contiguous() for index, history in enumerate(self.histories)
-        }
-        return tensors | {"latent_frames": torch.tensor(self.latent_frames, dtype=torch.int64)}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Rebuild a state from what `to_tensors` gave.
-
-        Raises:
-            ValueError: A tensor is missing, or one is there that does not belong.
-        """
-        count = len(tensors) - 1
-        names = [f"history.{index}" for index in range(count)]
-        if unknown := set(tensors) ^ {*names, "latent_frames"}:
-            raise ValueError(f"not a decoder state: missing or unexpected {', '.join(sorted(unknown))}")
-        return cls(tuple(tensors[name].movedim(-1, 1) for name in names), tuple(tensors["latent_frames"].tolist()))
 
 
 class Stream:

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldplay_env.models.config import PRESETS, WorldConfig
-from worldplay_env.worlds.base import CHUNK_LATENTS, WorldSpec
+from worldplay_env.worlds.base import WorldSpec
 from worldplay_env.worlds.device import pick_device
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def describe(name: str) -> WorldSpec:
     """Return the sizes of a world model, or of a folder of weights, without loading it."""
     config = _config(name)
-    shape = (config.autoencoder.z_dim, CHUNK_LATENTS, *config.latent_size)
-    return WorldSpec(image_size=config.image_size, latent_shape=shape, fps=config.fps)
+    shape = (config.autoencoder.z_dim, config.layout.latents, *config.latent_size)
+    return WorldSpec(image_size=config.image_size, latent_shape=shape, fps=config.fps, layout=config.layout)
 
 
 def content(name: str, weights: str | None) -> str | None:
@@ -33,7 +33,7 @@ def content(name: str, weights: str | None) -> str | None:
 
     That is the digest of the weights; where they are random, the sizes alone.
     """
-    if name in PRESETS:
+    if not Path(name).is_dir():
         return None
     from worldplay_env.weights import hub
 
@@ -49,7 +49,7 @@ def load(
     weights: str | None = None,
     revision: str | None = None,
     accept_license: bool = False,
-    latents_per_decode: int = CHUNK_LATENTS,
+    latents_per_decode: int | None = None,
     sample_image: bool = False,
     compile: bool = False,
     quantize: str | None = None,
@@ -65,9 +65,8 @@ def load(
     import torch
 
     from worldplay_env.models.wan.transforms import transforms_of
-    from worldplay_env.weights import checkpoint
-    from worldplay_env.weights.content import remembered
-    from worldplay_env.weights.files import weight_files
+    from worldplay_env.weights.checkpoint import load_transformer
+    from worldplay_env.worlds.diffusion.networks import load_networks
     from worldplay_env.worlds.diffusion.world import DreamWorld
 
     options = transforms_of(compile=compile, quantize=quantize, attention=attention)
@@ -75,30 +74,20 @@ def load(
         raise ValueError(f"{weights or 'embedded'} weights have no revisions, got revision={revision!r}")
     files = None if weights == "random" else _files(name, revision, accept_license)
     config = files.config if files else _config(name)
-    random = checkpoint.RandomWeights()
-    place = {"device": pick_device(device), "dtype": getattr(torch, dtype)}
-    known_as = files.content_hash if files else None  # before the files are read
-    with torch.inference_mode(False):  # whatever the caller does: these tensors outlive the call
-        world = DreamWorld(
+    place, numbers = pick_device(device), getattr(torch, dtype)
+    networks = load_networks(name, config, files, load_transformer, device=place, dtype=numbers)
+    with torch.inference_mode(False):
+        return DreamWorld(
             config,
-            checkpoint.load_transformer(files.transformer if files else random, config.transformer, **place),
-            checkpoint.load_autoencoder(files.autoencoder if files else random, config.autoencoder, **place),
-            checkpoint.load_text_encoder(
-                files.text_encoder if files else random,
-                files.tokenizer if files else None,
-                config.text,
-                unchanged=remembered(weight_files(files.text_encoder) if files else []),
-                **place,
-            ),
-            weights=(files.revision or files.content_hash[:12]) if files else "random",
-            weights_hash=known_as,
+            networks.transformer,
+            networks.codec,
+            networks.text_encoder,
+            weights=networks.weights,
+            weights_hash=networks.weights_hash,
             latents_per_decode=latents_per_decode,
             sample_image=sample_image,
             transforms=[*transforms, *options],
         )
-    if files and replace(files).content_hash != known_as:
-        raise checkpoint.CheckpointError(f"{name}: its files were changed while they were read; load it again")
-    return world
 
 
 def _config(name: str) -> WorldConfig:

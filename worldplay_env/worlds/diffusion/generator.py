@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,32 +12,14 @@ from torch import Tensor
 from worldplay_env.control.camera import rebase, view_matrices
 from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.wan.attention import KeysValues, KeyValueCache, LayerCache
-from worldplay_env.models.worldplay import memory, sampler
+from worldplay_env.models.worldplay import sampler
 from worldplay_env.models.worldplay.positional import Positions
 from worldplay_env.models.worldplay.transformer import Transformer
-from worldplay_env.worlds.base import CHUNK_LATENTS, Control
-from worldplay_env.worlds.diffusion.rollout import DreamRollout, EncodedPrompt, PastChunk
+from worldplay_env.worlds.base import Control
+from worldplay_env.worlds.diffusion.dreamer import GeneratedChunk
+from worldplay_env.worlds.diffusion.prompts import PromptCache
+from worldplay_env.worlds.diffusion.rollout import DreamRollout, PastChunk
 from worldplay_env.worlds.diffusion.timing import Stopwatch
-
-KNOWN_PROMPTS = 16
-"""Prompts whose keys and values are kept at least (of wan-5b, 0.2 GB each)."""
-KNOWN_PROMPTS_BYTES = 1 << 28
-"""What all of them may take where that is room for more prompts (of tiny, some 500 in float32)."""
-
-
-@dataclass(frozen=True, eq=False)
-class GeneratedChunk:
-    """New chunks, before they are decoded.
-
-    Attributes:
-        latents: float32 [batch, C, 4, h, w].
-        past: The same as records for the rollouts' histories.
-        memory: The past latent frames that each was made from.
-    """
-
-    latents: Tensor
-    past: list[PastChunk]
-    memory: list[np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +54,11 @@ class ChunkGenerator:
     ) -> None:
         self.config = config
         self.transformer = transformer
+        self._latents = config.layout.latents
         self.device = transformer.device
         self._select_memory = select
         self._cache: KeyValueCache | None = None
-        self._text: OrderedDict[EncodedPrompt, list[KeysValues]] = OrderedDict()
+        self._prompts = PromptCache(transformer)
 
     @property
     def buffered(self) -> int:
@@ -86,7 +68,7 @@ class ChunkGenerator:
     def forget(self) -> None:
         """Give back buffers, tables and prompts' keys and values; the next call makes them anew."""
         self._cache = None
-        self._text.clear()
+        self._prompts.clear()
         self.transformer.rope_tables.clear()
 
     def dream(
@@ -115,8 +97,9 @@ class ChunkGenerator:
         viewmats, K, labels = self._cameras(recalled, controls)
         noise = torch.stack([rollout.noise() for rollout in rollouts]) if noise is None else noise
         begin = self._begin(rollouts, noise.to(self.device))
-        text, cache = self._text_of(rollouts), self._cache_for(batch)
-        frames, tokens = range(length, length + CHUNK_LATENTS), self.config.tokens_per_frame
+        text = self._prompts.of([rollout.encoded_prompt for rollout in rollouts])
+        cache = self._cache_for(batch)
+        frames, tokens = range(length, length + self._latents), self.config.tokens_per_frame
         positions = self.transformer.positions(frames, size, viewmats[:, length:], K[:, length:], seen)
         if length:
             clean = torch.stack([torch.cat([past.latents for past in clips], dim=1) for clips in recalled])
@@ -138,7 +121,7 @@ class ChunkGenerator:
 
         Latent frame 0 of a rollout that begins with an image is known: it is fed clean and never updated.
         """
-        given = [[rollout.has_image and not rollout.chunks] + [False] * (CHUNK_LATENTS - 1) for rollout in rollouts]
+        given = [[rollout.has_image and not rollout.chunks] + [False] * (self._latents - 1) for rollout in rollouts]
         known = torch.tensor(given, device=self.device)  # [b, 4]
         clean = torch.stack([rollout.start_latent for rollout in rollouts])  # [b, C, 1, h, w]
         return _Begin(noise, known, clean)
@@ -172,12 +155,12 @@ class ChunkGenerator:
 
         Memory is chosen in whole clips, which are chunks.
         """
-        clips = [rollout.history[index // CHUNK_LATENTS] for index in frames[::CHUNK_LATENTS]]
-        missing = length // CHUNK_LATENTS - len(clips)
+        clips = [rollout.history[index // self._latents] for index in frames[:: self._latents]]
+        missing = length // self._latents - len(clips)
         if not missing:
             return clips
         channels = self.config.transformer.in_channels
-        nothing = torch.zeros(channels, CHUNK_LATENTS, *self.config.latent_size, device=self.device)
+        nothing = torch.zeros(channels, self._latents, *self.config.latent_size, device=self.device)
         return [PastChunk.of(nothing, control)] * missing + clips
 
     def _seen(self, chosen: list[np.ndarray], length: int) -> tuple[Tensor | None, Tensor | None]:
@@ -189,7 +172,7 @@ class ChunkGenerator:
             return None, None
         there = [[False] * (length - len(frames)) + [True] * len(frames) for frames in chosen]
         memory_sees = [row if any(row) else [True] * length for row in there]
-        chunk_sees = [row + [True] * CHUNK_LATENTS for row in there]
+        chunk_sees = [row + [True] * self._latents for row in there]
         return torch.tensor(memory_sees, device=self.device), torch.tensor(chunk_sees, device=self.device)
 
     def _cameras(self, recalled: list[list[PastChunk]], controls: list[Control]) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,27 +194,10 @@ class ChunkGenerator:
             torch.from_numpy(np.stack(labels)).to(self.device),
         )
 
-    def _text_of(self, rollouts: list[DreamRollout]) -> list[KeysValues]:
-        """Return every block's prompt keys and values, [b, heads, text tokens, head_dim], computed once a prompt."""
-        prompts = [rollout.encoded_prompt for rollout in rollouts]
-        for prompt in dict.fromkeys(prompts):
-            if prompt not in self._text:
-                self._text[prompt] = self.transformer.text_keys_values(prompt.embedding[None])
-            self._text.move_to_end(prompt)
-        known = [self._text[prompt] for prompt in prompts]
-        each = sum(k.nbytes + v.nbytes for k, v in known[0])
-        while len(self._text) > max(KNOWN_PROMPTS, KNOWN_PROMPTS_BYTES // each):
-            self._text.popitem(last=False)
-        if len(set(prompts)) == 1:
-            return [(k.expand(len(prompts), -1, -1, -1), v.expand(len(prompts), -1, -1, -1)) for k, v in known[0]]
-        return [
-            (torch.cat([k for k, _ in block]), torch.cat([v for _, v in block])) for block in zip(*known, strict=True)
-        ]
-
     def _cache_for(self, batch: int) -> KeyValueCache:
         """Return a cache with room for `batch` worlds; its buffers are the world's and grow to the largest batch."""
         if self._cache is None or self._cache.batch < batch:
             self._cache = None  # frees the smaller one first
-            rows = (memory.MEMORY + CHUNK_LATENTS) * self.config.tokens_per_frame
+            rows = (self.config.layout.memory + self._latents) * self.config.tokens_per_frame
             self._cache = self.transformer.new_cache(batch, rows)
         return self._cache

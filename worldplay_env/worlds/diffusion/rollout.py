@@ -1,33 +1,22 @@
-"""The state of one dreamt world: its past, prompt and decoder, and how it is forked, saved and loaded."""
+"""The state of one dreamt world: every finished chunk, since any of them may be chosen as memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldplay_env.control.camera import view_matrices
-from worldplay_env.models.wan.autoencoder import DecoderState
-from worldplay_env.summary import rollout_line
-from worldplay_env.worlds.base import Control, check_seed
+from worldplay_env.models.codec import DecoderState
+from worldplay_env.worlds.base import Control
+from worldplay_env.worlds.diffusion.latent_rollout import LatentRollout
+from worldplay_env.worlds.diffusion.saved import check_tensor
 
-if TYPE_CHECKING:
-    from worldplay_env.worlds.diffusion.world import DreamWorld
-
-_CHUNK_NOISE, _IMAGE_NOISE = 0, 1
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedPrompt:
-    """A prompt and its embedding, float [text tokens, text_dim]; forks share it."""
-
-    text: str
-    embedding: Tensor
+_PAST = ("latents", "poses", "labels", "intrinsics")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,50 +39,16 @@ class PastChunk:
         return cls(latents, control, view_matrices(control.poses))
 
 
-class DreamRollout:
-    """A `Rollout` of a `DreamWorld`; made by its `start`.
+class DreamRollout(LatentRollout):
+    """A `Rollout` of a `DreamWorld` (see `LatentRollout`).
 
     Attributes:
-        world: What made it.
-        seed: Chunk n's noise is a function of (seed, n) alone.
-        encoded_prompt: Prompt and embedding for the chunks to come.
-        picture: uint8 [H, W, 3] the start as the world shows it.
-        start_latent: float32 [C, 1, h, w] the encoded start; zeros if there is no image.
-        has_image: Whether latent frame 0 is given (an image) or generated (text only).
         history: The finished chunks.
-        decoder_state: The decoder's state after the `decoded` first chunks.
-        decoded: Chunks that have gone through the decoder.
     """
 
-    def __init__(
-        self,
-        *,
-        world: DreamWorld,
-        seed: int,
-        prompt: EncodedPrompt,
-        picture: np.ndarray,
-        start_latent: Tensor,
-        has_image: bool,
-        start_pose: np.ndarray,
-    ) -> None:
-        self.world = world
-        self.seed = seed
-        self.encoded_prompt = prompt
-        self.picture = picture
-        self.start_latent = start_latent
-        self.has_image = has_image
-        self.start_pose = start_pose
+    def __init__(self, **begun: Any) -> None:
+        super().__init__(**begun)
         self.history: list[PastChunk] = []
-        self.decoder_state: DecoderState | None = None
-        self.decoded = 0
-
-    def __repr__(self) -> str:
-        return rollout_line(self, self.world.name)
-
-    @property
-    def prompt(self) -> str:
-        """The prompt in force, for the chunks to come."""
-        return self.encoded_prompt.text
 
     @property
     def chunks(self) -> int:
@@ -105,13 +60,10 @@ class DreamRollout:
         """Float64 [4, 4]: the newest camera-to-world matrix; the start's before the first step."""
         return (self.history[-1].control.poses[-1] if self.history else self.start_pose).copy()
 
-    def set_prompt(self, prompt: str) -> None:
-        """Change the prompt for the chunks to come."""
-        self.encoded_prompt = self.world.encode_prompt(prompt)
-
-    def noise(self) -> Tensor:
-        """Draw the next chunk's noise: float32 [C, 4, h, w] on the CPU, a function of (seed, chunk) alone."""
-        return _normal(self.world.latent_shape, self.seed, _CHUNK_NOISE, self.chunks)
+    @property
+    def undecoded(self) -> Sequence[Tensor]:
+        """The latents, float32 [C, 4, h, w], of each chunk behind the `decoded` first ones."""
+        return [past.latents for past in self.history[self.decoded :]]
 
     def commit(self, past: PastChunk, decoder_state: DecoderState | None) -> None:
         """Append a finished chunk; `decoder_state` is the state after it, or None if it was not decoded."""
@@ -120,32 +72,43 @@ class DreamRollout:
             self.decoder_state = decoder_state
             self.decoded = len(self.history)
 
-    def fork(self, seed: int | None = None) -> DreamRollout:
-        """Return a rollout that goes on as this one would, or with other noise if given another seed.
-
-        No tensor is copied: finished chunks and decoder states are never written again.
-        """
-        twin = object.__new__(DreamRollout)
-        twin.__dict__.update(self.__dict__)
+    def fork(self, seed: int | None = None) -> Self:
+        """Return a rollout that goes on as this one would (see `LatentRollout.fork`)."""
+        twin = super().fork(seed)
         twin.history = list(self.history)
-        if seed is not None:
-            twin.seed = check_seed(seed)
         return twin
 
-    def save(self, path: str | Path) -> None:
-        """Write the rollout to a safetensors file, whole or not at all; `DreamWorld.load_rollout` reads it."""
-        from worldplay_env.worlds.diffusion.saved import write_rollout
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the finished chunks, to be saved: latents and cameras; nothing before the first step."""
+        if not self.history:
+            return {}
+        controls = [past.control for past in self.history]
+        return {
+            "latents": torch.stack([past.latents for past in self.history]),
+            "poses": torch.from_numpy(np.stack([control.poses for control in controls])),
+            "labels": torch.from_numpy(np.stack([control.labels for control in controls])),
+            "intrinsics": torch.from_numpy(np.stack([control.intrinsics for control in controls])),
+        }
 
-        write_rollout(self.world, self, path)
-
-
-def image_noise(shape: Sequence[int], seed: int) -> Tensor:
-    """Draw the noise of a start's posterior sample: float32 on the CPU, a function of the rollout's seed alone."""
-    return _normal(shape, seed, _IMAGE_NOISE, 0)
-
-
-def _normal(shape: Sequence[int], seed: int, purpose: int, number: int) -> Tensor:
-    # numpy, since torch's generator on the CPU takes no more than 32 bits of a seed.
-    sequence = np.random.SeedSequence(seed, spawn_key=(purpose, number))
-    values = np.random.Generator(np.random.PCG64(sequence)).standard_normal(tuple(shape), dtype=np.float32)
-    return torch.from_numpy(values)
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Set the finished chunks from what `tensors` gave (see `LatentRollout.restore`)."""
+        if tensors and set(tensors) != set(_PAST):
+            raise ValueError(f"it holds {', '.join(sorted(tensors))}")
+        if not tensors:
+            return
+        count = len(tensors["latents"])
+        if not count:
+            raise ValueError("its past has no chunk")
+        check_tensor(tensors, "latents", torch.float32, (count, *self.world.latent_shape))
+        frames = self.world.layout.latents
+        check_tensor(tensors, "poses", torch.float64, (count, frames, 4, 4))
+        check_tensor(tensors, "labels", torch.int64, (count, frames))
+        check_tensor(tensors, "intrinsics", torch.float64, (count, frames, 3, 3))
+        parts = zip(*(tensors[name].cpu().numpy() for name in _PAST[1:]), strict=True)
+        controls = [Control(*part) for part in parts]  # which checks what is in them
+        if not np.array_equal(controls[0].poses[0], self.start_pose):
+            raise ValueError("its first pose is not that of the start")
+        # Copies: views would keep all of the past in memory as one block.
+        self.history = [
+            PastChunk.of(one.clone(), control) for one, control in zip(tensors["latents"], controls, strict=True)
+        ]

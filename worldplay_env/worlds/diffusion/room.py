@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
-from worldplay_env.models.config import WorldConfig
-from worldplay_env.models.footprint import buffer_bytes, chunk_bytes
 from worldplay_env.models.wan.text import TextEncoder
-from worldplay_env.worlds.base import CHUNK_LATENTS, WorldError
+from worldplay_env.worlds.base import WorldError
 
 T = TypeVar("T")
 
@@ -37,46 +35,53 @@ def free_bytes(device: torch.device) -> int | None:
     return min(free + torch.cuda.memory_reserved(device), allowed) - used
 
 
+class Needed(NamedTuple):
+    """Bytes that a chunk takes beside the parameters.
+
+    Attributes:
+        certain: Of buffers, and of what is kept: known to the byte.
+        passing: Of what is alive while the networks run: an estimate.
+    """
+
+    certain: int
+    passing: int
+
+
 class Room:
     """Sees to it that chunks find memory, as long as there is a text encoder to give up for it.
 
     The encoder is loaded again when the next new prompt is encoded.
 
     Args:
-        config: The world's sizes.
+        needed: Returns what the next chunk of `batch` worlds takes, with buffers there for `buffered`.
         text_encoder: What leaves; None if the world has none. One of a program's own that cannot leave stays.
         device: Where the world computes.
-        dtype: In which it does.
-        latents_per_decode: Latent frames that a decoder pass takes.
     """
 
     def __init__(
-        self,
-        config: WorldConfig,
-        text_encoder: TextEncoder | None,
-        device: torch.device,
-        dtype: torch.dtype,
-        latents_per_decode: int,
+        self, needed: Callable[[int, int], Needed], text_encoder: TextEncoder | None, device: torch.device
     ) -> None:
-        self._config = config
+        self._needed = needed
         self._text_encoder = text_encoder if hasattr(text_encoder, "loaded") else None
         self._device = device
-        self._itemsize = dtype.itemsize
-        self._latents_per_decode = latents_per_decode
-
-    def needed(self, batch: int, buffered: int) -> int:
-        """Return about how many bytes the next chunk of `batch` worlds takes, with buffers there for `buffered`."""
-        buffers = [buffer_bytes(self._config, worlds, CHUNK_LATENTS, self._itemsize) for worlds in (batch, buffered)]
-        passing = chunk_bytes(self._config, batch, self._latents_per_decode, CHUNK_LATENTS, self._itemsize)
-        return passing + max(0, buffers[0] - buffers[1])
 
     def make(self, batch: int, buffered: int) -> None:
-        """Let the text encoder leave if the next chunk of `batch` worlds would not fit beside it."""
-        if self._text_encoder is None or not self._text_encoder.loaded:
+        """Let the text encoder leave if the next chunk of `batch` worlds would not fit beside it.
+
+        Raises:
+            OutOfMemoryError: What the chunk is certain to take does not fit without it, either.
+        """
+        needed, free = self._needed(batch, buffered), free_bytes(self._device)
+        if free is None:
             return
-        free = free_bytes(self._device)
-        if free is not None and free < self.needed(batch, buffered):
+        if free < sum(needed) and self._text_encoder is not None and self._text_encoder.loaded:
             self._text_encoder.release()
+            free = free_bytes(self._device)
+        if free is not None and free < needed.certain:
+            raise OutOfMemoryError(
+                f"the next chunk of {batch} rollouts takes {needed.certain / 1e9:.1f} GB of keys and values, and "
+                f"{max(free, 0) / 1e9:.1f} GB are free on {self._device}; no rollout was changed"
+            )
 
     def retried(self, call: Callable[[], T]) -> T:
         """Return what a call returns; where it finds no memory beside the text encoder, once more without that.

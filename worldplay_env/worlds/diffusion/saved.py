@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -14,34 +14,28 @@ from torch import Tensor
 
 from worldplay_env.control.camera import check_poses
 from worldplay_env.media.files import check_regular, replacing
-from worldplay_env.models.wan.autoencoder import Autoencoder
-from worldplay_env.models.wan.causal import DecoderState
-from worldplay_env.worlds.base import CHUNK_LATENTS, Control, check_prompt, check_seed
-from worldplay_env.worlds.diffusion.rollout import DreamRollout, EncodedPrompt, PastChunk
+from worldplay_env.models.codec import DecoderState
+from worldplay_env.worlds.base import check_prompt, check_seed
+from worldplay_env.worlds.diffusion.prompts import EncodedPrompt
 
 if TYPE_CHECKING:
-    from worldplay_env.worlds.diffusion.world import DreamWorld
+    from worldplay_env.worlds.diffusion.latent_rollout import LatentRollout
+    from worldplay_env.worlds.diffusion.latent_world import LatentWorld
 
 _DECODER = "decoder."
 """What the names of the decoder state's tensors begin with."""
-_PAST = ("latents", "poses", "labels", "intrinsics")
 _ALWAYS = ("picture", "start_latent", "start_pose", "prompt_embedding")
 
 
-def write_rollout(world: DreamWorld, rollout: DreamRollout, path: str | Path) -> None:
+def write_rollout(world: LatentWorld, rollout: LatentRollout, path: str | Path) -> None:
     """Write a rollout of a world to a safetensors file, whole or not at all."""
     tensors = {
         "picture": torch.tensor(rollout.picture),
         "start_latent": rollout.start_latent,
         "start_pose": torch.tensor(rollout.start_pose),
         "prompt_embedding": rollout.encoded_prompt.embedding,
+        **rollout.tensors(),
     }
-    if rollout.history:
-        controls = [past.control for past in rollout.history]
-        tensors["latents"] = torch.stack([past.latents for past in rollout.history])
-        tensors["poses"] = torch.from_numpy(np.stack([control.poses for control in controls]))
-        tensors["labels"] = torch.from_numpy(np.stack([control.labels for control in controls]))
-        tensors["intrinsics"] = torch.from_numpy(np.stack([control.intrinsics for control in controls]))
     if rollout.decoder_state is not None:
         tensors |= {_DECODER + name: tensor for name, tensor in rollout.decoder_state.to_tensors().items()}
     facts = {
@@ -52,13 +46,14 @@ def write_rollout(world: DreamWorld, rollout: DreamRollout, path: str | Path) ->
         "seed": rollout.seed,
         "has_image": rollout.has_image,
         "decoded": rollout.decoded,
+        **rollout.facts(),
     }
     with replacing(path) as partial:
         contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, partial, {"rollout": json.dumps(facts)})
 
 
-def read_rollout(world: DreamWorld, path: str | Path) -> DreamRollout:
+def read_rollout(world: LatentWorld, path: str | Path) -> LatentRollout:
     """Read a rollout that `write_rollout` wrote, for the world that it was made in.
 
     Raises:
@@ -74,21 +69,18 @@ def read_rollout(world: DreamWorld, path: str | Path) -> DreamRollout:
         raise ValueError(f"{path} is no rollout saved in this world: {error}") from error
 
 
-def _rollout(world: DreamWorld, facts: Any, tensors: dict[str, Tensor]) -> DreamRollout:
+def _rollout(world: LatentWorld, facts: Any, tensors: dict[str, Tensor]) -> LatentRollout:
     if not isinstance(facts, dict):
         raise ValueError(f"its facts are {type(facts).__name__}, not an object")
     _check_origin(world, facts)
     if not isinstance(facts["has_image"], bool):
         raise ValueError(f"has_image is {facts['has_image']!r}, not true or false")
     state = {name.removeprefix(_DECODER): tensor for name, tensor in tensors.items() if name.startswith(_DECODER)}
-    past = {name: tensor for name, tensor in tensors.items() if name in _PAST}
-    unknown = set(tensors) - {*_ALWAYS, *past, *(_DECODER + name for name in state)}
-    if unknown or (past and len(past) < len(_PAST)):
-        raise ValueError(f"it holds {', '.join(sorted(tensors))}")
+    past = {name: tensor for name, tensor in tensors.items() if name not in _ALWAYS and not name.startswith(_DECODER)}
     channels, _, *latent_size = world.latent_shape
-    _check(tensors, "picture", torch.uint8, (*world.image_size, 3))
-    _check(tensors, "start_latent", torch.float32, (channels, 1, *latent_size))
-    _check(tensors, "start_pose", torch.float64, (4, 4))
+    check_tensor(tensors, "picture", torch.uint8, (*world.image_size, 3))
+    check_tensor(tensors, "start_latent", torch.float32, (channels, 1, *latent_size))
+    check_tensor(tensors, "start_pose", torch.float64, (4, 4))
     start_pose = tensors["start_pose"].cpu().numpy()
     check_poses(start_pose[None], ["the start's pose"])
     embedding = tensors["prompt_embedding"]
@@ -97,8 +89,8 @@ def _rollout(world: DreamWorld, facts: Any, tensors: dict[str, Tensor]) -> Dream
         raise ValueError(
             f"prompt_embedding is {embedding.dtype} {tuple(embedding.shape)}, not float [tokens, {text}]"
         )
-    _check_finite("prompt_embedding", embedding)
-    rollout = DreamRollout(
+    check_finite("prompt_embedding", embedding)
+    rollout = world.rollout_type(
         world=world,
         seed=check_seed(facts["seed"]),
         prompt=EncodedPrompt(check_prompt(facts["prompt"]), embedding),
@@ -107,16 +99,13 @@ def _rollout(world: DreamWorld, facts: Any, tensors: dict[str, Tensor]) -> Dream
         has_image=facts["has_image"],
         start_pose=start_pose,
     )
-    if past:
-        rollout.history = _history(world, past)
-        if not np.array_equal(rollout.history[0].control.poses[0], start_pose):
-            raise ValueError("its first pose is not that of the start")
+    rollout.restore(past, facts)
     rollout.decoded = _decoded(facts["decoded"], rollout.chunks)
     rollout.decoder_state = _decoder_state(world, state, rollout.decoded)
     return rollout
 
 
-def _check_origin(world: DreamWorld, facts: dict[str, Any]) -> None:
+def _check_origin(world: LatentWorld, facts: dict[str, Any]) -> None:
     """Raise ValueError unless a rollout is of a world's model; files of earlier versions do not hold a digest."""
     theirs = facts["world"], facts["weights"], facts.get("weights_hash")
     own = world.name, world.weights, world.weights_hash
@@ -126,30 +115,18 @@ def _check_origin(world: DreamWorld, facts: dict[str, Any]) -> None:
         raise ValueError("it is of {}, not of {}".format(*described))
 
 
-def _check(tensors: dict[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def check_tensor(tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a saved tensor has a dtype and a shape, and holds finite numbers alone."""
     tensor = tensors[name]
     if tensor.dtype != dtype or tuple(tensor.shape) != shape:
         raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}")
-    _check_finite(name, tensor)
+    check_finite(name, tensor)
 
 
-def _check_finite(name: str, tensor: Tensor) -> None:
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise ValueError if a saved tensor holds numbers that are not finite."""
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         raise ValueError(f"{name} holds numbers that are not finite")
-
-
-def _history(world: DreamWorld, past: dict[str, Tensor]) -> list[PastChunk]:
-    count = len(past["latents"])
-    if not count:
-        raise ValueError("its past has no chunk")
-    _check(past, "latents", torch.float32, (count, *world.latent_shape))
-    _check(past, "poses", torch.float64, (count, CHUNK_LATENTS, 4, 4))
-    _check(past, "labels", torch.int64, (count, CHUNK_LATENTS))
-    _check(past, "intrinsics", torch.float64, (count, CHUNK_LATENTS, 3, 3))
-    parts = zip(*(past[name].cpu().numpy() for name in _PAST[1:]), strict=True)
-    controls = [Control(*part) for part in parts]  # which checks what is in them
-    # Copies: views would keep all of the past in memory as one block.
-    return [PastChunk.of(one.clone(), control) for one, control in zip(past["latents"], controls, strict=True)]
 
 
 def _decoded(decoded: Any, chunks: int) -> int:
@@ -158,7 +135,7 @@ def _decoded(decoded: Any, chunks: int) -> int:
     return decoded
 
 
-def _decoder_state(world: DreamWorld, tensors: dict[str, Tensor], decoded: int) -> DecoderState | None:
+def _decoder_state(world: LatentWorld, tensors: dict[str, Tensor], decoded: int) -> DecoderState | None:
     """Return the saved state, in the dtype of the world that loads it: there is one if chunks were decoded."""
     if bool(tensors) != bool(decoded):
         raise ValueError(
@@ -167,17 +144,13 @@ def _decoder_state(world: DreamWorld, tensors: dict[str, Tensor], decoded: int) 
     if not tensors:
         return None
     for name, tensor in tensors.items():
-        _check_finite(name, tensor)
+        check_finite(name, tensor)
         if tensor.is_floating_point():
             tensors[name] = tensor.to(world.dtype)
     state = DecoderState.from_tensors(tensors)
-    with torch.device("meta"):
-        latents = torch.zeros(1, *world.latent_shape)
-        _, expected = Autoencoder(world.config.autoencoder).decode(latents)
-    shapes = [[tuple(history.shape) for history in one.histories] for one in (state, expected)]
-    if shapes[0] != shapes[1]:
+    if [tuple(history.shape) for history in state.histories] != world.codec.state_shapes(world.config.latent_size):
         raise ValueError("its decoder state is one of another decoder")
-    if state.latent_frames != (CHUNK_LATENTS * decoded,):
+    if state.latent_frames != (world.layout.latents * decoded,):
         raise ValueError(
             f"its decoder has seen {list(state.latent_frames)} latent frames, not those of {decoded} chunks"
         )

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from worldplay_env.control.actions import DEFAULT_SCALE
+from worldplay_env.control.camera import MotionScale
+from worldplay_env.control.layout import LAYOUT, ChunkLayout
 from worldplay_env.worlds.base import WorldSpec
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ def load(
     image_size: tuple[int, int] = SPEC.image_size,
     samples: int = 2,
     edition: int = 1,
+    layout: ChunkLayout = LAYOUT,
+    motion: MotionScale = DEFAULT_SCALE,
 ) -> SceneWorld:
     """Return the world of scenes; `worldplay_env.load("scene", ...)` calls this.
 
@@ -43,10 +48,14 @@ def load(
         image_size: Height and width of a frame in pixels.
         samples: Rays along a pixel's side; 1 is four times as fast as 2 and has jagged edges.
         edition: How scenes are painted and lit; see `worldplay_env.worlds.scene.build.build`.
+        layout: Latent frames and images of a chunk: those of a world to compare with.
+        motion: How far an action moves and turns the camera in a latent frame.
 
     Raises:
         ValueError: An unknown device, sizes or samples that are not positive integers, no such edition.
     """
     from worldplay_env.worlds.scene.world import SceneWorld
 
-    return SceneWorld(image_size=image_size, samples=samples, device=device, edition=edition)
+    return SceneWorld(
+        image_size=image_size, samples=samples, device=device, edition=edition, layout=layout, motion=motion
+    )

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
-from worldplay_env.control.actions import NUM_ACTIONS, motion_of
-from worldplay_env.control.camera import rebase
+from worldplay_env.control.actions import DEFAULT_SCALE, NUM_ACTIONS, motion_of
+from worldplay_env.control.camera import MotionScale, rebase
+from worldplay_env.control.layout import LAYOUT, ChunkLayout
 from worldplay_env.worlds.scene.build import Scene
 from worldplay_env.worlds.scene.collision import MARGIN, is_free
 
-
-def _motion_table() -> np.ndarray:
-    motions = [motion_of(label) for label in range(NUM_ACTIONS)]
-    return np.array([(motion.forward, motion.right, motion.yaw, motion.pitch) for motion in motions])
-
-
-MOTIONS = _motion_table()
-"""Float64 [81, 4]: forward, right, yaw and pitch of each action label, for one latent frame."""
 _STILL = 1e-9
 """A way shorter than this, in units, is no motion: rounding leaves about 1e-16 of a turn on the spot."""
 _MOST_LOOKS = 256
 """Enough for any way that ends in a scene; a longer one ends out of bounds."""
+
+
+@cache
+def motion_table(scale: MotionScale = DEFAULT_SCALE) -> np.ndarray:
+    """Return forward, right (units), yaw and pitch (radians) of each action label: float64 [81, 4], read-only."""
+    motions = [motion_of(label, scale) for label in range(NUM_ACTIONS)]
+    table = np.array([(motion.forward, motion.right, motion.yaw, motion.pitch) for motion in motions])
+    table.setflags(write=False)
+    return table
 
 
 def walk(
@@ -33,7 +36,7 @@ def walk(
     Args:
         scenes: B scenes (one may occur several times).
         starts: Float64 [B, 4, 4] first poses in the scenes' coordinates.
-        motions: Float64 [B, T, 4]: forward, right (units), yaw, pitch (radians), as `Motion` (`MOTIONS[labels]`).
+        motions: Float64 [B, T, 4]: forward, right (units), yaw, pitch (radians), such as `motion_table()[labels]`.
         margin: How close to a solid a camera may come.
 
     Returns:
@@ -84,7 +87,7 @@ def motion_matrices(motions: np.ndarray) -> np.ndarray:
     return matrices
 
 
-def between(poses: np.ndarray, steps: int = 4) -> np.ndarray:
+def between(poses: np.ndarray, steps: int = LAYOUT.images) -> np.ndarray:
     """Return the cameras of the images of a path: the first pose, then each motion in `steps` equal parts.
 
     The rotation turns evenly about its one axis and the position moves evenly on a straight line.
@@ -110,6 +113,11 @@ def between(poses: np.ndarray, steps: int = 4) -> np.ndarray:
     result[..., -1, :, :] = after
     images = result.reshape(*poses.shape[:-3], -1, 4, 4)
     return np.concatenate([poses[..., :1, :, :], images], axis=-3)
+
+
+def images_of(poses: np.ndarray, layout: ChunkLayout) -> np.ndarray:
+    """Return the cameras of the images of a rollout's first N latent frames [N, 4, 4]: float64 [F, 4, 4]."""
+    return np.concatenate([np.repeat(poses[:1], layout.start_images - 1, axis=0), between(poses, layout.images)])
 
 
 def from_start(poses: np.ndarray, start: np.ndarray, scene_start: np.ndarray) -> np.ndarray:

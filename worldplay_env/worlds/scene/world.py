@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
 
-from worldplay_env.control.camera import DEFAULT_INTRINSICS, check_poses, rebase, view_matrices
+from worldplay_env.control.actions import DEFAULT_SCALE
+from worldplay_env.control.camera import DEFAULT_INTRINSICS, MotionScale, check_poses, rebase, view_matrices
+from worldplay_env.control.layout import LAYOUT, ChunkLayout
 from worldplay_env.summary import rollout_line
 from worldplay_env.worlds.base import (
-    CHUNK_LATENTS,
     Chunk,
     Control,
     Decode,
@@ -37,11 +37,10 @@ from worldplay_env.worlds.scene import SCENE_PROMPT, SPEC
 from worldplay_env.worlds.scene.build import EDITIONS, HELD_OUT_SEED, Scene, build, stack
 from worldplay_env.worlds.scene.render import Renderer
 from worldplay_env.worlds.scene.starts import BUNDLED_PROMPTS, BUNDLED_SCENES
-from worldplay_env.worlds.scene.walk import between, follow, from_start
+from worldplay_env.worlds.scene.walk import between, follow, from_start, images_of
 
 SEEDED_SCENES = 100_000
 """How many held-out scenes the seeds of rollouts are spread over."""
-_FRAMES_A_LATENT = 4
 
 
 @dataclass(eq=False)
@@ -55,8 +54,8 @@ class SceneRollout:
         prompt: As given; `scene.caption` says what is there.
         picture: uint8 [height, width, 3], what the scene shows from its start, whatever picture was given.
         start_pose: float64 [4, 4] of the start, in the rollout's coordinates.
-        poses: float64 [4, 4, 4], the true ones of the newest chunk, one a latent frame; at first the start's.
-        blocked: bool [4], which motions of the newest chunk were stopped; such a one turns and does not move.
+        poses: float64 [L, 4, 4], the true ones of the newest chunk, one a latent frame; at first the start's.
+        blocked: bool [L], which motions of the newest chunk were stopped; such a one turns and does not move.
         chunks: Chunks made so far.
     """
 
@@ -67,7 +66,7 @@ class SceneRollout:
     picture: np.ndarray
     start_pose: np.ndarray
     poses: np.ndarray
-    blocked: np.ndarray = field(default_factory=lambda: np.zeros(CHUNK_LATENTS, dtype=bool))
+    blocked: np.ndarray
     chunks: int = 0
 
     def __repr__(self) -> str:
@@ -103,10 +102,10 @@ class _Way:
     """Where a camera truly goes in a chunk.
 
     Attributes:
-        poses: float64 [4, 4, 4], one a latent frame, in the rollout's coordinates.
-        blocked: bool [4].
-        cameras: float64 [13 or 16, 4, 4], one a frame, in the scene's coordinates.
-        intrinsics: float64 [13 or 16, 3, 3].
+        poses: float64 [L, 4, 4], one a latent frame, in the rollout's coordinates.
+        blocked: bool [L].
+        cameras: float64 [F, 4, 4], one a frame, in the scene's coordinates.
+        intrinsics: float64 [F, 3, 3].
     """
 
     poses: np.ndarray
@@ -137,6 +136,8 @@ class SceneWorld(World):
         samples: Rays along a pixel's side.
         device: Where frames are rendered; by default "cuda" where there is one, else "cpu".
         edition: How scenes are painted and lit: 1, or 2 (see `build`). The bundled pictures are of edition 1.
+        layout: Latent frames and images of a chunk; a scene has no memory.
+        motion: How far an action moves and turns the camera in a latent frame.
     """
 
     uses_picture = SPEC.uses_picture
@@ -148,6 +149,8 @@ class SceneWorld(World):
         samples: int = 2,
         device: str | torch.device | None = None,
         edition: int = 1,
+        layout: ChunkLayout = LAYOUT,
+        motion: MotionScale = DEFAULT_SCALE,
     ) -> None:
         if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
             raise ValueError(f"image_size must be two positive integers (height, width), got {image_size!r}")
@@ -161,6 +164,8 @@ class SceneWorld(World):
         self.fps = SPEC.fps
         self.samples = samples
         self.edition = edition
+        self.layout = layout
+        self.motion = motion
         self.device = pick_device(device)
 
     def start(self, start: Start, seed: int) -> SceneRollout:
@@ -176,7 +181,8 @@ class SceneWorld(World):
             prompt=start.prompt,
             picture=picture[0].cpu().numpy(),
             start_pose=pose,
-            poses=np.repeat(pose[None], CHUNK_LATENTS, axis=0),
+            poses=np.repeat(pose[None], self.layout.latents, axis=0),
+            blocked=np.zeros(self.layout.latents, dtype=bool),
         )
 
     def step(
@@ -208,12 +214,11 @@ class SceneWorld(World):
     def stream(self, rollout: SceneRollout, control: Control) -> Generator[torch.Tensor, None, Chunk]:
         """Make one chunk and yield its frames one latent frame at a time; see `World.stream`."""
         check_step(self, [rollout], [control])
-        pieces, seconds = [], 0.0
+        pieces, seconds, end = [], 0.0, 0
         made = rollout.chunks
         way = _way(rollout, control)
-        first = len(way.cameras) - _FRAMES_A_LATENT * (CHUNK_LATENTS - 1)  # 1 or 4: of the chunk's first latent frame
-        bounds = [0, *range(first, len(way.cameras) + 1, _FRAMES_A_LATENT)]
-        for begin, end in pairwise(bounds):
+        for images in self.layout.images_by_latent(made):
+            begin, end = end, end + images
             began = time.perf_counter()
             [piece] = self._render([rollout.scene], [way.cameras[begin:end]], [way.intrinsics[begin:end]])
             pieces.append(piece)
@@ -234,7 +239,8 @@ class SceneWorld(World):
         check_arrays(
             path, arrays, {"picture": "uint8", "start_pose": "float64", "poses": "float64", "blocked": "bool"}
         )
-        if arrays["poses"].shape != (CHUNK_LATENTS, 4, 4) or arrays["blocked"].shape != (CHUNK_LATENTS,):
+        latents = self.layout.latents
+        if arrays["poses"].shape != (latents, 4, 4) or arrays["blocked"].shape != (latents,):
             raise ValueError(f"{str(path)!r} holds poses of shape {arrays['poses'].shape}")
         check_poses(arrays["poses"])
         check_poses(arrays["start_pose"][None])
@@ -280,22 +286,21 @@ class SceneWorld(World):
 
 def _way(rollout: SceneRollout, control: Control) -> _Way:
     """Return where a chunk's cameras truly go; chunk 0 begins at the start, and has one motion less."""
-    first = rollout.chunks == 0
-    asked = np.concatenate([rollout.pose[None], control.poses[int(first) :]])  # [4 or 5, 4, 4]
+    first, layout = rollout.chunks == 0, rollout.world.layout
+    asked = np.concatenate([rollout.pose[None], control.poses[int(first) :]])  # [L or L + 1, 4, 4]
     steps = view_matrices(asked[:-1]) @ asked[1:]
     here = from_start(rollout.pose[None], rollout.start_pose, rollout.scene.start)
     [path], [blocked] = follow([rollout.scene], here, steps[None])
     # Until something is in the way the camera is where it was sent, to the last bit.
     stopped = np.concatenate([[False], np.logical_or.accumulate(blocked)])
     poses = np.where(stopped[:, None, None], rollout.start_pose @ rebase(path, rollout.scene.start), asked)
-    latents = slice(-CHUNK_LATENTS, None)
-    cameras, intrinsics = between(path), np.repeat(control.intrinsics, _FRAMES_A_LATENT, axis=0)
-    frames = slice(0 if first else 1, None)
+    latents = slice(-layout.latents, None)
+    cameras = images_of(path, layout) if first else between(path, layout.images)[1:]
     return _Way(
         poses=poses[latents],
         blocked=np.concatenate([[False], blocked])[latents],
-        cameras=cameras[frames],
-        intrinsics=intrinsics[-len(cameras[frames]) :],
+        cameras=cameras,
+        intrinsics=np.repeat(control.intrinsics, layout.images_by_latent(rollout.chunks), axis=0),
     )
 
 
