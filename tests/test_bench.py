@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import worldplay_env
-from worldplay_env.bench import Args, Part, aged_rollout, main, measured_peak, report, table
+from worldplay_env.bench import Args, Part, aged_rollout, main, measure, measured_peak, report, table
 from worldplay_env.control.camera import view_matrices
 from worldplay_env.models.worldplay.memory import select
 from worldplay_env.worlds.diffusion.world import DreamWorld
@@ -35,6 +35,16 @@ def test_an_aged_rollout_goes_on_like_any_other(world: DreamWorld, age: int) -> 
     assert chunk.frames is not None
     assert len(chunk.frames) == (16 if age else 13)
     np.testing.assert_array_equal(chunk.memory, select(view_matrices(past)))
+
+
+@pytest.mark.parametrize("age", [0, 2, 7])
+def test_a_world_with_a_window_is_measured_at_any_age(age: int) -> None:
+    world = worldplay_env.load("abot-small", weights="random", device="cpu")
+    parts = measure(world, age, batch=2, repeats=1)
+    calls = [name for name, part in parts.items() if name.startswith("denoise_") or name == "keep"]
+    assert calls == ["denoise_0", "denoise_1", "denoise_2", "denoise_3", "keep"]
+    assert all(parts[name].operations > 0 for name in (*calls, "decode", "encode"))
+    assert parts["total"].operations == sum(parts[name].operations for name in (*calls, "decode"))
 
 
 def test_aged_rollouts_differ_by_seed(world: DreamWorld) -> None:

@@ -57,6 +57,8 @@ class Args(WorldArgs):
     """Rollouts that are stepped together."""
     chunks: int = 10
     """How often the chunk is made and measured."""
+    image_size: tuple[int, int] | None = None
+    """Height and width of a frame, for a world that makes frames of several sizes. By default its own."""
     compile: bool = False
     """Compile the transformer's blocks and the decoder."""
     quantize: Literal["fp8"] | None = None
@@ -275,8 +277,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _network_options(args: Args) -> dict[str, Any]:
-    """Return how the networks run, as arguments of `load`: those that were given, for a world without knows none."""
-    options = {"compile": args.compile, "quantize": args.quantize, "attention": args.attention}
+    """Return what `load` is told of the networks: the options that were given, since other worlds know none."""
+    options = {
+        "image_size": args.image_size,
+        "compile": args.compile,
+        "quantize": args.quantize,
+        "attention": args.attention,
+    }
     return {name: value for name, value in options.items() if value}
 
 

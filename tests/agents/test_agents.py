@@ -233,6 +233,15 @@ def test_the_planner_searches_a_dream_in_latents_with_noise_of_its_own_and_leave
     np.testing.assert_array_equal(planned["observation"], plain["observation"])
 
 
+def test_the_planner_searches_in_a_world_of_another_layout() -> None:
+    env = gym.make("WorldPlay/Reach-v0", world="abot-small", weights="random", device="cpu", disable_env_checker=True)
+    obs, info = env.reset(seed=0)
+    agent = PlannerAgent(env, search=Search(depth=2, plans=4, rounds=1, elite=2))
+    before = env.unwrapped.rollout
+    assert env.action_space.contains(agent.act(obs, info))
+    assert (env.unwrapped.rollout is before, before.chunks) == (True, 0)
+
+
 def test_the_planner_imagines_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     card = small_card()
     env = gym.make("WorldPlay/Reach-v0", world=card, starts=[(PICTURES[0], "")])

@@ -125,6 +125,23 @@ def test_a_bundled_picture_is_given_by_its_name() -> None:
         make_plan(Args(image="sno"))
 
 
+def test_references_are_a_folder_of_pictures(tmp_path: Path) -> None:
+    for shade, name in enumerate(("head", "left", "right", "front", "back")):
+        Image.fromarray(np.full((8, 8, 3), shade, np.uint8)).save(tmp_path / f"{name}.png")
+    references = make_plan(Args(world="abot-small", references=tmp_path)).start.references
+    assert [int(picture[0, 0, 0]) for picture in references] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="this world takes none"):
+        make_plan(Args(world="testcard", references=tmp_path))
+
+
+def test_a_world_of_another_layout_is_played(capsys: pytest.CaptureFixture[str]) -> None:
+    write_script([{"frame": 0, "press": "f"}, {"keys": ["w"]}, {"keys": ["right"]}, {"frame": 20, "press": "escape"}])
+    arguments = ["--world", "abot-small", "--weights", "random", "--device", "cpu", "--fps", "250"]
+    assert main([*arguments, "--size", "320x200", "--script", "script.jsonl"]) == 0
+    [film] = Path("outputs").glob("*.mp4")
+    assert len(read_film(film).frames) >= 20
+
+
 def test_a_scene_beside_another_world_is_the_place_of_its_picture(capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan(Args(world="testcard", compare="scene", prompt="fog"))
     assert [start.prompt for start in plan.starts] == ["fog", find_starts()[0][1]]

@@ -42,7 +42,8 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
 
     ## Description
     A world (a model, a renderer or a test picture, see `World`) starts from a picture and a prompt. Each step moves
-    the camera and generates the next chunk of video: four latent frames, 16 images, one second.
+    the camera and generates the next chunk of video: four latent frames, 16 images, one second. A chunk of
+    `ABot5B-v0` is three latent frames and 12 images, one second too; the sizes below are those of the other worlds.
 
     ## Action Space
     `Discrete(81)`: `translation * 9 + rotation`, held for the whole chunk. Per latent frame the camera moves 0.08
@@ -98,7 +99,8 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
     The same keys at `reset` and `step`, equal in two equal runs. Timings are in `env.unwrapped.timings`.
 
     - `poses`: float64 (4, 4, 4), true camera-to-world matrices of the chunk's latent frames (at reset the start's).
-      Behind a wall they differ from what the action asked for.
+      Behind a wall they differ from what the action asked for. Those of `ABot5B-v0`, whose model is told keys, not
+      cameras, are what the keys would do at the nominal speeds: the model promises no metric scale.
     - `labels`: int64 (4,), the actions by latent frame; 0 for the start.
     - `memory`: int64 (16,), indices of the past latent frames the chunk was generated from, padded with -1.
     - `step`, `frame`: steps and frames of the episode so far.

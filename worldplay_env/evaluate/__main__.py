@@ -39,7 +39,7 @@ class Args(WorldArgs):
     """Measure a world against the true scenes, and write a table, strips and a curve."""
 
     world: str = "tiny"
-    """"tiny", "wan-5b", "testcard", "scene" (the truth itself), or a folder of weights."""
+    """"tiny", "wan-5b", "abot-5b", "testcard", "scene" (the truth itself), or a folder of weights."""
     seeds: str = f"{HELD_OUT_SEED}:{HELD_OUT_SEED + 64}"
     """The scenes, A:B for A, A+1, ..., B-1; held-out ones, 900000 or more."""
     quick: bool = False

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from worldplay_env.cli import LoadArgs
-from worldplay_env.envs.starts import NO_PICTURE, check_usable, choose_start, unused_prompt
+from worldplay_env.envs.starts import NO_PICTURE, check_usable, choose_start, read_references, unused_prompt
 from worldplay_env.envs.tasks.reach import Reach
 from worldplay_env.media.image import fit_image
 from worldplay_env.media.video import check_scale
@@ -31,7 +31,8 @@ class Args(LoadArgs):
     """Walk through a world: W S A D move, the arrow keys look, and the window says the rest."""
 
     world: str | None = None
-    """"tiny", "scene", "wan-5b", "testcard", or a folder of weights. By default the script's, else "tiny"."""
+    """"tiny", "scene", "wan-5b", "abot-5b", "testcard", or a folder of weights. By default the script's, else
+    "tiny"."""
     compare: str | None = None
     """A second world beside it under the same keys: a name or a folder, or a number for another seed."""
     task: str | None = None
@@ -42,6 +43,9 @@ class Args(LoadArgs):
     night); "none" starts from the prompt alone. By default the courtyard."""
     prompt: str | None = None
     """What the world looks like. By default the bundled picture's own prompt; empty for a picture of yours."""
+    references: Path | None = None
+    """Pictures of the character of "abot-5b": a folder of head.png, left.png, right.png, front.png and back.png. A
+    recording does not name them: give the folder again to replay it."""
     seed: int | None = None
     """Of the rollout's noise; the same seed and keys give the same film. By default the script's, else 0."""
     fps: float | None = None
@@ -140,6 +144,11 @@ def make_plan(args: Args) -> Plan:
     check_scale(args.scale)
     source, prompt = (None if settings[name] is None else str(settings[name]) for name in ("image", "prompt"))
     starts, notes = choose_starts(worlds, specs, source, prompt)
+    if args.references is not None:
+        starts = tuple(
+            replace(start, references=read_references(args.references, spec))
+            for start, spec in zip(starts, specs, strict=True)
+        )
     first_pictures = tuple(
         first_picture(start, spec, prompt is not None) for start, spec in zip(starts, specs, strict=True)
     )

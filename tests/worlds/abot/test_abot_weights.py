@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,3 +135,8 @@ def test_the_frame_size_is_an_option() -> None:
     assert world.latent_shape == (6, 3, 6, 4)
     with pytest.raises(ValueError, match="image_size must be height and width, multiples of"):
         worldplay_env.load("abot-small", weights="random", device="cpu", image_size=(50, 32))
+
+
+def test_a_world_is_pickled_by_its_arguments() -> None:
+    world = worldplay_env.load("abot-small", weights="random", device="cpu")
+    assert pickle.loads(pickle.dumps(world)) is world
