@@ -75,13 +75,21 @@ class Served:
         """Of the page."""
         return f"http://127.0.0.1:{self.page.port}"
 
-    def connect(self, client: str | None = None, *, token: str | None = None, origin: str | None = None) -> Client:
-        """Open a socket as a page does."""
+    def connect(
+        self,
+        client: str | None = None,
+        *,
+        token: str | None = None,
+        origin: str | None = None,
+        port: int | None = None,
+    ) -> Client:
+        """Open a socket as a page does, through a tunnel if the port of one is given."""
+        port = port or self.page.port
         client = client or f"page-{next(_names)}"
         opening = connect(
-            f"ws://127.0.0.1:{self.page.port}/socket?client={client.replace(' ', '+')}",
+            f"ws://127.0.0.1:{port}/socket?client={client.replace(' ', '+')}",
             additional_headers={"Cookie": f"{COOKIE}={self.page.token if token is None else token}"},
-            origin=origin or self.origin,  # type: ignore[arg-type]
+            origin=origin or f"http://127.0.0.1:{port}",  # type: ignore[arg-type]
             proxy=None,
             ping_interval=None,
             close_timeout=1,

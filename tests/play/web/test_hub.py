@@ -8,9 +8,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 from played import PATIENCE, until
 from served import Client, Served, served
+from tunnel import Tunnel
 from websockets.exceptions import ConnectionClosed
 
 from worldplay_env.play.web.hub import BURST, IN_FLIGHT, Close, Viewer
@@ -134,6 +136,21 @@ def test_a_viewer_on_a_slow_line_gets_the_newest_frame_once_it_has_taken_the_oth
         client.until(lambda: len(client.numbers) > known + len(held_back))
         assert client.numbers[known + len(held_back)] > held_back[-1] + 30
         client.until(lambda: client.numbers[-1] == client.numbers[-2] + 1)
+
+
+def test_a_slow_line_carries_fewer_frames_and_none_of_them_late(tmp_path: Path) -> None:
+    with served(tmp_path) as site:
+        line = Tunnel(site.page.port, rate=30_000)
+        client = playing(site.connect(port=line.port))
+        lags: list[float] = []
+        for _ in range(60):
+            known = len(client.numbers)
+            client.take()
+            if len(client.numbers) > known:
+                lags.append(time.monotonic() - client.picture.shown_at)
+        line.close()
+        assert client.numbers[-1] - client.numbers[0] > 2 * len(client.numbers)
+        assert np.median(lags[len(lags) // 2 :]) < 1
 
 
 def test_connections_that_never_ask_for_anything_leave_the_player_alone(tmp_path: Path) -> None:

@@ -14,11 +14,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from worldplay_env.play.web.protocol import Ack, KeyEdge, Message, Picture, ProtocolError, read_message
 
 IN_FLIGHT = 6
-"""Frames that may be on their way to a viewer: on a slow line the others are left out, instead of being late."""
+"""Frames that may be on their way to a viewer, at most."""
+LATE_SECONDS, EARLY_SECONDS = 0.15, 0.05
+"""How much longer than the fastest of late a frame's way there and back takes, if there are too many of them on their
+way, and if there may be more."""
 MESSAGES_PER_SECOND, BURST = 100.0, 300.0
 """How many messages a viewer may send, on average and at once."""
 SEND_SECONDS = 10.0
 """A viewer that takes nothing for so long is disconnected."""
+ROUND_TRIPS = 64
+"""Frames whose way there and back the fastest is found among."""
 CLOCK_SAMPLES = 64
 """Messages that the offset of a page's clock is estimated from."""
 
@@ -57,6 +62,35 @@ class Timed:
     at: float
 
 
+class Way:
+    """The frames on their way to a viewer: on a slow line fewer of them, so that none waits for those before it."""
+
+    def __init__(self) -> None:
+        self._sent: deque[tuple[int, float]] = deque()  # number and time
+        self._took: deque[float] = deque(maxlen=ROUND_TRIPS)
+        self._window = 2.0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether another frame may be sent."""
+        return len(self._sent) < int(self._window)
+
+    def send(self, number: int, now: float) -> None:
+        """Note that a frame is sent."""
+        self._sent.append((number, now))
+
+    def arrive(self, number: int, now: float) -> None:
+        """Note that a frame has arrived, and those before it."""
+        while self._sent and self._sent[0][0] <= number:
+            took = now - self._sent.popleft()[1]
+            self._took.append(took)
+            waited = took - min(self._took)
+            if waited > LATE_SECONDS:
+                self._window = max(1.0, self._window / 2)
+            elif waited < EARLY_SECONDS:
+                self._window = min(IN_FLIGHT, self._window + 1 / self._window)
+
+
 @dataclass(eq=False)
 class Viewer:
     """One connection.
@@ -67,7 +101,7 @@ class Viewer:
         plays: Whether its keys count.
         text: The newest state, if it has not been sent yet.
         picture: The newest frame, likewise.
-        unanswered: Numbers of the frames that are on their way.
+        way: The frames that are on their way.
         wake: Set when there is something to send.
         offsets: Seconds from a message's time by the page's clock to its arrival by the server's.
     """
@@ -77,7 +111,7 @@ class Viewer:
     plays: bool
     text: str = ""
     picture: Picture | None = None
-    unanswered: deque[int] = field(default_factory=deque)
+    way: Way = field(default_factory=Way)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     offsets: deque[float] = field(default_factory=lambda: deque(maxlen=CLOCK_SAMPLES))
 
@@ -176,9 +210,9 @@ class Hub:
                 text, viewer.text = viewer.text, ""
                 await asyncio.wait_for(viewer.socket.send_text(text), SEND_SECONDS)
             picture = viewer.picture
-            if picture is not None and len(viewer.unanswered) < IN_FLIGHT:
+            if picture is not None and viewer.way.is_free:
                 viewer.picture = None
-                viewer.unanswered.append(picture.number)
+                viewer.way.send(picture.number, time.monotonic())
                 offset = viewer.clock_offset if viewer.plays else None
                 await asyncio.wait_for(viewer.socket.send_bytes(picture.pack(offset)), SEND_SECONDS)
 
@@ -204,8 +238,7 @@ class Hub:
             except ProtocolError:
                 return Close.BAD_MESSAGE
             if isinstance(message, Ack):
-                while viewer.unanswered and viewer.unanswered[0] <= message.frame:
-                    viewer.unanswered.popleft()
+                viewer.way.arrive(message.frame, now)
                 viewer.wake.set()
             elif viewer.plays:
                 heard = now

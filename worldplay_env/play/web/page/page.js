@@ -8,7 +8,8 @@ const HEADER_BYTES = 28;
 const MOVES = { w: "w", a: "a", s: "s", d: "d", arrowup: "up", arrowleft: "left", arrowdown: "down", arrowright: "right" };
 const COMMAND_KEYS = { enter: "restart", p: "pause", f: "film", c: "picture", b: "bookmark", n: "return" };
 const REMEMBERED_FRAMES = 512; // as many as the chunks that can be gone back over have
-const CUSHION_MS = 30; // a frame is drawn so long after it could be, so that one that is a little late is still in time
+const CUSHION_MS = 40; // a frame is drawn so long after it could be, so that one that is a little late is still in time
+const SLACK_MS = 60; // frames that come less early or late than this keep to the rate of playback
 const SLOWEST_RETRY_MS = 5000;
 const CLOSED = {
   4000: "this page was opened again elsewhere",
@@ -33,6 +34,8 @@ let shown = null; // the newest of those
 let looking = false; // at the past
 let stopped = false; // by looking there
 let latency = null; // ms from key to picture, measured here
+let period = 1000 / 16; // ms from frame to frame
+let newest = null; // the frame that came last
 let offsets = []; // how much later than the server's clock frames come, of late
 
 history.replaceState(null, "", "/"); // the token now lies in a cookie
@@ -73,6 +76,8 @@ function onText(message) {
   }
   retryMs = 250;
   offsets = [];
+  newest = null;
+  period = 1000 / message.fps;
   document.title = `WorldPlay: ${message.title}`;
   $("title").textContent = message.title;
   document.body.classList.toggle("watcher", message.role === "watcher");
@@ -93,7 +98,8 @@ async function onFrame(data) {
   say({ type: "ack", frame: frame.number });
   offsets.push(performance.now() - frame.shownAt);
   if (offsets.length > 64) offsets.shift();
-  frame.due = frame.shownAt + Math.min(...offsets) + CUSHION_MS;
+  frame.due = dueTime(frame);
+  newest = frame;
   try {
     frame.image = await createImageBitmap(frame.blob);
   } catch {
@@ -104,6 +110,13 @@ async function onFrame(data) {
 }
 
 // ---- drawing
+
+// Return when to draw a frame: a period after the one before it, with a tenth of what the two clocks differ by.
+function dueTime(frame) {
+  const due = frame.shownAt + Math.min(...offsets) + CUSHION_MS;
+  const steady = newest ? newest.due + period * (frame.number - newest.number) : due;
+  return Math.abs(due - steady) < SLACK_MS ? steady + (due - steady) / 10 : due;
+}
 
 function tick(now) {
   let due = null;
