@@ -38,7 +38,7 @@ def test_the_checker_of_gymnasium_passes(actions: str, observation: str) -> None
 def test_a_chunk_is_twelve_images_and_three_poses() -> None:
     env = make()
     observation, info = env.reset(seed=0)
-    assert observation.shape == (12, 32, 48, 3)
+    assert observation.shape == (12, 64, 96, 3)
     assert info["poses"].shape == (3, 4, 4)
     new = [env.step(9)[4]["new_frames"] for _ in range(2)]
     assert new == [9, 12]

@@ -37,6 +37,7 @@ KINDS: dict[str, tuple[Check, Recognise]] = {
     "abot_transformer": (abot.transformer, lambda values: "streams" in values),
     "abot_image": (abot.image, lambda values: "pillow" in values),
     "abot_vae": (abot.autoencoder, lambda values: "frame_counts" in values),
+    "abot_taew": (abot_rollouts.small_decoder, lambda values: "decoding" in values),
     "abot_text": (abot.text, lambda values: "text_config" in values),
     "abot_rollout": (abot_rollouts.rollout, lambda values: "decoder_config" in values),
     "abot_keys": (abot.keys, lambda values: "renaming_rules" in values),

@@ -10,7 +10,7 @@ import functools
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from worldplay_env.models.abot.config import AbotTransformerConfig
 from worldplay_env.models.abot.transformer import AbotTransformer
 from worldplay_env.models.config import AutoencoderConfig, TextConfig, TransformerConfig
 from worldplay_env.models.wan.autoencoder import Autoencoder, RMSNorm
+from worldplay_env.models.wan.small_decoder import SmallCodec, SmallDecoderConfig
 from worldplay_env.models.wan.text import TextEncoder, Tokenizer, byte_tokenizer, text_model
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.files import CheckpointError, Entry, Source, opened
@@ -32,6 +33,7 @@ __all__ = [
     "initialise",
     "load_abot_transformer",
     "load_autoencoder",
+    "load_small_codec",
     "load_text_encoder",
     "load_text_model",
     "load_tokenizer",
@@ -123,6 +125,49 @@ def load_autoencoder(
     `norm_eps` is what its norms add to a mean square: that of the implementation which its latents come from.
     """
     return _load(functools.partial(Autoencoder, config, norm_eps=norm_eps), source, torch.device(device), dtype)
+
+
+def load_small_codec(
+    encoder: Source | RandomWeights,
+    decoder: Source | RandomWeights,
+    config: AutoencoderConfig,
+    small: SmallDecoderConfig,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    norm_eps: float = RMSNorm.EPS,
+) -> SmallCodec:
+    """Return an autoencoder's encoder with the small decoder, filled and in eval mode; raises as `load_transformer`.
+
+    Args:
+        encoder: The whole autoencoder's tensors, of which those of its own decoder are passed over.
+        decoder: The small autoencoder's tensors, of which those of its own encoder are passed over.
+        config: Sizes of the encoder.
+        small: Sizes of the decoder.
+        device: Where the parameters go.
+        dtype: Of the parameters.
+        norm_eps: As in `load_autoencoder`.
+    """
+    place = torch.device(device)
+    build = functools.partial(SmallCodec, config, small, norm_eps=norm_eps)
+    if isinstance(encoder, RandomWeights) or isinstance(decoder, RandomWeights):
+        return _load(build, RandomWeights(), place, dtype)
+    module = on_meta(build)
+    with opened(encoder, place) as encoding, opened(decoder, place) as decoding:
+        entries = {
+            name: entry for name, entry in encoding.items() if not name.startswith(("decoder.", "post_quant_conv."))
+        } | {name: entry for name, entry in decoding.items() if not name.startswith("encoder.")}
+        for kernel, rows in module.decoder.grown.items():
+            name = f"decoder.{kernel}"
+            if name in entries and len(entries[name].shape) == 4 and entries[name].shape[0] > rows:
+                entries[name] = _last_rows(entries[name], rows)
+        matched = match_entries(module, entries)
+        tensors = {name: entry.read(place, dtype) for name, entry in matched.items()}
+    return _assign(module, tensors).eval()
+
+
+def _last_rows(entry: Entry, rows: int) -> Entry:
+    return replace(entry, shape=(rows, *entry.shape[1:]), get=lambda: entry.get()[-rows:])
 
 
 def load_text_model(

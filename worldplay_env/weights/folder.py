@@ -19,6 +19,7 @@ As upstream publishes them, its two repositories laid over each other:
 ABot-World's, as upstream publishes it:
 
     diffusion_pytorch_model.safetensors, Wan2.2_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth
+    taew2_2.pth                           the small decoder, which may lie in a folder of the others as well
     google/umt5-xxl/                      the tokenizer
     config.json                           of `write_config`, if the sizes are others than those of "abot-5b"
 """
@@ -41,11 +42,14 @@ from worldplay_env.models.abot.config import (
     WindowConfig,
 )
 from worldplay_env.models.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
+from worldplay_env.models.wan.small_decoder import SmallDecoderConfig
 from worldplay_env.weights.content import files_hash
 from worldplay_env.weights.files import CheckpointError, read_json, refuse_pointer, weight_files
 
 T = TypeVar("T")
 
+SMALL_DECODER = "taew2_2.pth"
+"""The file of the small decoder, beside the others in a folder of any layout."""
 ABOT_AUTOENCODER = "Wan2.2_VAE.pth"
 """The file that tells a folder of ABot-World from others."""
 
@@ -62,6 +66,7 @@ class WeightFiles:
         tokenizer: The folder of the tokenizer's files; None if the text encoder reads bytes.
         revision: The hub's commit of the transformer, or "trained" for what the package carries; None for a folder,
             whose weights are known by their content.
+        small_decoder: The tensors of the small decoder, where they are.
     """
 
     config: WorldConfig
@@ -70,11 +75,14 @@ class WeightFiles:
     text_encoder: Path
     tokenizer: Path | None
     revision: str | None
+    small_decoder: Path | None = None
 
     @cached_property
     def content_hash(self) -> str:
         """Digest of sizes, tensors and tokenizer, 64 hexadecimal digits; the files are read when it is asked for."""
         parts = {name: weight_files(getattr(self, name)) for name in ("transformer", "autoencoder", "text_encoder")}
+        if self.small_decoder is not None:
+            parts["small_decoder"] = weight_files(self.small_decoder)
         words = sorted(self.tokenizer.iterdir()) if self.tokenizer is not None else []
         return files_hash(self.config, parts | {path.name: [path] for path in words if path.is_file()})
 
@@ -116,6 +124,7 @@ def upstream_files(worldplay: Path, wan: Path, revision: str | None) -> WeightFi
         text_encoder=wan / "text_encoder",
         tokenizer=wan / "tokenizer",
         revision=revision,
+        small_decoder=_if_there(worldplay / SMALL_DECODER),
     )
     return _checked(files, worldplay)
 
@@ -130,6 +139,7 @@ def abot_files(folder: Path, revision: str | None) -> WeightFiles:
         text_encoder=folder / "models_t5_umt5-xxl-enc-bf16.pth",
         tokenizer=None if config.text.bytes_tokenizer else folder / "google" / "umt5-xxl",
         revision=revision,
+        small_decoder=_if_there(folder / SMALL_DECODER),
     )
     return _checked(files, folder)
 
@@ -162,6 +172,10 @@ def _compact(folder: Path) -> WeightFiles:
         revision=None,
     )
     return _checked(files, folder)
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.exists() else None
 
 
 def _checked(files: WeightFiles, folder: Path) -> WeightFiles:
@@ -224,6 +238,7 @@ def _world_config(values: Mapping[str, Any]) -> WorldConfig:
         transformer=AbotTransformerConfig.from_dict(values["transformer"]),
         window=WindowConfig(**values["window"]),
         schedule=ScheduleConfig(schedule["shift"], tuple(schedule["steps"])),
+        small_decoder=SmallDecoderConfig(tuple(values["small_decoder"]["widths"])),
         **common,
     )
 

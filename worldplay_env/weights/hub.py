@@ -13,7 +13,7 @@ from pathlib import Path
 
 from worldplay_env.models.config import WorldConfig
 from worldplay_env.weights.folder import WeightFiles, abot_files, local_files, upstream_files
-from worldplay_env.weights.repositories import ABOT, WAN, WORLDPLAY, RemoteFile, Repository, damaged
+from worldplay_env.weights.repositories import ABOT, SMALL_DECODER, WAN, WORLDPLAY, RemoteFile, Repository, damaged
 
 
 class DownloadError(RuntimeError):
@@ -32,7 +32,9 @@ LICENSE_NOTICE = (
 )
 
 
-def resolve(name: str | Path, revision: str | None = None, accept_license: bool = False) -> WeightFiles:
+def resolve(
+    name: str | Path, revision: str | None = None, accept_license: bool = False, *, small_decoder: bool = False
+) -> WeightFiles:
     """Return the local files of a world's weights, after downloading the missing ones.
 
     Args:
@@ -40,6 +42,7 @@ def resolve(name: str | Path, revision: str | None = None, accept_license: bool 
         revision: Commit, tag or branch of the transformer's repository; by default the one of `repositories.PINNED`.
         accept_license: Agree to the licence of HY-WorldPlay's weights. Needed to download them, not to use them from
             the cache; those of ABot-World ask for nothing.
+        small_decoder: Download the small decoder too, for "wan-5b", which has another by default.
 
     Raises:
         ValueError: An unknown name, or a revision of a folder.
@@ -49,8 +52,10 @@ def resolve(name: str | Path, revision: str | None = None, accept_license: bool 
     """
     if str(name) == "wan-5b":
         worldplay = WORLDPLAY.at(revision)
-        folder, wan_folder = _fetched((worldplay, WAN), None if accept_license else worldplay)
-        return upstream_files(folder, wan_folder, folder.name)  # the hub's cache names a folder by its commit
+        needed = (worldplay, WAN, SMALL_DECODER) if small_decoder else (worldplay, WAN)
+        folder, wan_folder, *small = _fetched(needed, None if accept_license else worldplay)
+        files = upstream_files(folder, wan_folder, folder.name)  # the hub's cache names a folder by its commit
+        return replace(files, small_decoder=small[0] / SMALL_DECODER.files[0].path) if small else files
     if str(name) == "abot-5b":
         [folder] = _fetched((ABOT.at(revision),))
         return abot_files(folder, folder.name)

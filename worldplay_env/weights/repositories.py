@@ -130,6 +130,8 @@ ABOT = Repository(
         RemoteFile("google/umt5-xxl/tokenizer_config.json", about="62 KB"),
     ),
 )
+SMALL_DECODER = Repository(ABOT.name, ABOT.revision, (RemoteFile("taew2_2.pth", about="23 to 46 MB"),))
+"""The small decoder alone."""
 # fmt: off
 WAN = Repository(
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers",

@@ -223,7 +223,8 @@ def load(
         accept_license: Agree to the licence of downloaded weights (asked for once, before the first download).
         options: What only one kind of world takes: `seconds_per_chunk` and `image_size` of the test picture,
             `samples`, `image_size`, `edition`, `layout` and `motion` of the scenes, `image_size` of "abot-5b",
-            `latents_per_decode` of all world models, `sample_image` of HY-WorldPlay's, and how their networks run:
+            `latents_per_decode` and `decoder` ("full", "small": taew2_2, the default of "abot-5b") of all world
+            models, `sample_image` of HY-WorldPlay's, and how their networks run:
             `compile=True`, `quantize="fp8"`, `attention="cudnn"`, and `transforms`, functions from a network to the
             one that takes its place (see `models.wan.transforms`).
 

@@ -28,6 +28,7 @@ from worldplay_env.models.abot.transformer import AbotTransformer
 from worldplay_env.models.abot.window import Window
 from worldplay_env.models.config import AutoencoderConfig, TextConfig
 from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.wan.small_decoder import SmallDecoder, SmallDecoderConfig
 from worldplay_env.models.wan.text import clean_prompt, embed, text_model
 from worldplay_env.weights.checkpoint import (
     load_abot_transformer,
@@ -308,3 +309,13 @@ def keys(case: Case) -> Iterator[Row]:
         yield Row(f"{case.name}/{part}/names and shapes", float(len(wrong)), note=note)
         count = sum(parameter.numel() for parameter in network.parameters())
         yield compare(f"{case.name}/{part}/parameters", [count], [recorded["parameters"]], "exact")
+    recorded = case["taew2_2"]
+    decoder = SmallDecoder(
+        recorded["config"]["latent_channels"], SmallDecoderConfig(tuple(recorded["config"]["widths"]))
+    )
+    shapes = {f"decoder.{name}": list(tensor.shape) for name, tensor in decoder.named_parameters()}
+    published = {name: shape for name, shape in recorded["keys"].items() if name.startswith("decoder.")}
+    wrong = [name for name in shapes.keys() | published.keys() if shapes.get(name) != published.get(name)]
+    yield Row(f"{case.name}/taew2_2/names and shapes", float(len(wrong)), note=f"those that differ: {wrong[:1]}")
+    count = sum(parameter.numel() for parameter in decoder.parameters())
+    yield compare(f"{case.name}/taew2_2/parameters", [count], [recorded["decoder_parameters"]], "exact")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from golden_cases.abot import autoencoder_of, transformer_of
-from golden_cases.case import Case
+from golden_cases.case import Case, find_weights
 from golden_cases.comparison import Row, compare
 from worldplay_env.media.image import cover_image, stretch_image
 from worldplay_env.models.abot.block import OpenBlock, References, denoise
@@ -16,6 +18,7 @@ from worldplay_env.models.abot.config import ScheduleConfig, WindowConfig
 from worldplay_env.models.abot.picture import pixels_of
 from worldplay_env.models.abot.sampler import Schedule
 from worldplay_env.models.abot.window import Window
+from worldplay_env.models.wan.small_decoder import SmallDecoder, SmallDecoderConfig
 
 
 @torch.inference_mode()
@@ -89,3 +92,55 @@ def rollout(case: Case) -> Iterator[Row]:
         if (item := f"out/cache_after_last_block/{name}") in case:
             rows = torch.cat([getattr(page, part)[-1] for page in window.every_page], dim=1)[None]
             yield compare(f"{case.name}/{item}", rows, case.tensor(item), case.tolerance("cache"))
+    if "frames" in case:
+        yield from _frames(case, torch.cat(made, dim=2))
+
+
+def _frames(case: Case, latents: Tensor) -> Iterator[Row]:
+    """Decode a rollout by the small decoder; upstream cuts off where this package rounds."""
+    decoder, parts = small_decoder_of(case, case["decoder_config"]), []
+    histories = None
+    for block in latents.split(case["frames_per_block"], dim=2):
+        pixels, histories = decoder(block, histories)
+        parts.append((pixels[0].movedim(1, 0).clamp(-1, 1) + 1) / 2)
+    counts = [len(part) for part in parts]
+    yield compare(f"{case.name}/images", counts, case["frames_per_block_decoded"], "exact")
+    frames = torch.cat(parts)  # [F, 3, H, W] in [0, 1]
+    first, tolerance = case.tensor("out/frames_first3"), case.tolerance("frames_float")
+    yield compare(f"{case.name}/frames_first3", frames[: len(first)], first, tolerance)
+    shown = (255 * frames).to(torch.uint8).movedim(1, -1)
+    yield compare(f"{case.name}/frames", shown, case.tensor("frames"), case.tolerance("frames_uint8"))
+
+
+@torch.inference_mode()
+def small_decoder(case: Case) -> Iterator[Row]:
+    """The small decoder in a stream, by single latents and by blocks; its state and what is between its layers."""
+    decoder, latents = small_decoder_of(case, case["config"]), case.tensor("in/latents")
+    recorded, tolerance = case.tensor("out/frames"), case.tolerance("frames")
+    for size, key in ((1, "frames_one_latent_a_call"), (3, "frames_three_latents_a_call")):
+        histories, parts = None, []
+        for part in latents.split(size, dim=2):
+            pixels, histories = decoder(part, histories)
+            parts.append(pixels.clamp(-1, 1))
+        yield compare(f"{case.name}/{key}", [part.shape[2] for part in parts], case["decoding"][key], "exact")
+        yield compare(f"{case.name}/frames, {size} a call", torch.cat(parts, dim=2), recorded, tolerance)
+    whole, _ = decoder(latents, None)
+    yield compare(f"{case.name}/frames at once", whole.clamp(-1, 1), recorded, tolerance)
+    between: dict[str, Tensor] = {}
+    for name, layer in decoder.named_children():
+        layer.register_forward_hook(lambda _, inputs, output, name=name: between.update({name: output}))
+    _, histories = decoder(latents[:, :, :3], None)
+    for item, history in zip(case.under("out/state_after_first_block/"), histories, strict=True):
+        yield compare(f"{case.name}/{item}", history[:, :, 0], case.tensor(item), case.tolerance("state"))
+    for item in case.under("intermediate/"):
+        made = between[item.rpartition(".")[2]]
+        made = made[0] if isinstance(made, tuple) else made
+        yield compare(f"{case.name}/{item}", made, case.tensor(item), case.tolerance("intermediate"))
+
+
+def small_decoder_of(case: Case, config: dict[str, Any]) -> SmallDecoder:
+    """Load the small decoder of a case."""
+    [file] = find_weights(case, config, ("decoder.1.weight",))
+    decoder = SmallDecoder(config["latent_channels"], SmallDecoderConfig(tuple(config["widths"])))
+    decoder.load_state_dict({name.removeprefix("decoder."): tensor for name, tensor in load_file(file).items()})
+    return decoder

@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 
 import worldplay_env
 from worldplay_env.models.abot.config import ABOT_5B, ABOT_SMALL, AbotWorldConfig, WindowConfig
+from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.wan.small_decoder import SmallCodec, SmallDecoderConfig
 from worldplay_env.weights.checkpoint import CheckpointError
-from worldplay_env.weights.folder import abot_files, read_config, write_config
+from worldplay_env.weights.folder import SMALL_DECODER, abot_files, read_config, write_config
 from worldplay_env.weights.hub import folder_config
 from worldplay_env.weights.repositories import ABOT
 from worldplay_env.worlds import registry
@@ -45,6 +47,7 @@ def config() -> AbotWorldConfig:
         autoencoder=autoencoder_config(rollout["autoencoder_config"]),
         text=text,
         window=WindowConfig(reference_size=64),
+        small_decoder=SmallDecoderConfig(tuple(recorded("taew")["config"]["widths"])),
     )
 
 
@@ -56,6 +59,8 @@ def folder(tmp_path: Path) -> Path:
     save_file({f"model.{name}": tensor for name, tensor in transformer.items()}, tmp_path / TRANSFORMER)
     torch.save(load_file(RECORDED / "abot_vae_weights.safetensors"), tmp_path / AUTOENCODER)
     torch.save(load_file(RECORDED / "abot_text_weights.safetensors"), tmp_path / TEXT)
+    small = {"encoder.0.weight": torch.zeros(1), **load_file(RECORDED / "abot_taew_weights.safetensors")}
+    torch.save(small, tmp_path / SMALL_DECODER)
     return tmp_path
 
 
@@ -74,12 +79,12 @@ def test_a_folder_of_its_files_is_a_world(folder: Path) -> None:
     assert torch.equal(ours, load_file(RECORDED / "abot_rollout_weights.safetensors")[name])
 
 
-@pytest.mark.parametrize("file", [TRANSFORMER, AUTOENCODER, TEXT])
+@pytest.mark.parametrize("file", [TRANSFORMER, AUTOENCODER, TEXT, SMALL_DECODER])
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "misshapen"])
 def test_every_file_is_read_strictly(folder: Path, file: str, fault: str) -> None:
     path = folder / file
     tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    last = max(tensors)
+    last = max(name for name in tensors if name != "encoder.0.weight")
     if fault == "missing":
         del tensors[last]
     elif fault == "misshapen":
@@ -92,6 +97,26 @@ def test_every_file_is_read_strictly(folder: Path, file: str, fault: str) -> Non
         torch.save(tensors, path)
     with pytest.raises(CheckpointError, match=r"missing|unexpected|of another shape"):
         worldplay_env.load(folder, device="cpu")
+
+
+def test_the_small_decoder_is_the_default_and_the_full_one_an_option(folder: Path) -> None:
+    assert isinstance(worldplay_env.load(folder, device="cpu").codec, SmallCodec)
+    assert isinstance(worldplay_env.load(folder, device="cpu", decoder="full").codec, Autoencoder)
+    with pytest.raises(ValueError, match="unknown decoder 'tiny': known are full, small"):
+        worldplay_env.load(folder, device="cpu", decoder="tiny")
+    (folder / SMALL_DECODER).unlink()
+    with pytest.raises(CheckpointError, match=rf"needs the file {SMALL_DECODER}"):
+        worldplay_env.load(folder, device="cpu")
+
+
+def test_kernels_with_more_rows_keep_their_last_ones(folder: Path) -> None:
+    tensors = torch.load(folder / SMALL_DECODER, weights_only=True)
+    name = "decoder.7.conv.weight"
+    kernel = tensors[name]
+    tensors[name] = torch.cat([torch.full_like(kernel, 9.0), kernel])
+    torch.save(tensors, folder / SMALL_DECODER)
+    codec = worldplay_env.load(folder, device="cpu").codec
+    assert torch.equal(codec.get_parameter(name), kernel)
 
 
 def test_pickles_run_no_code(folder: Path) -> None:
@@ -124,17 +149,17 @@ def test_sizes_come_back_from_their_file(tmp_path: Path) -> None:
 
 def test_the_repository_has_every_file_that_is_read() -> None:
     paths = {file.path for file in ABOT.files}
-    files = {TRANSFORMER, AUTOENCODER, TEXT}
+    files = {TRANSFORMER, AUTOENCODER, TEXT, SMALL_DECODER}
     assert files <= paths
     assert ABOT.name == "acvlab/ABot-World-0-5B-LF"
 
 
 def test_the_frame_size_is_an_option() -> None:
-    world = worldplay_env.load("abot-small", weights="random", device="cpu", image_size=(48, 32))
-    assert world.image_size == (48, 32)
+    world = worldplay_env.load("abot-small", weights="random", device="cpu", image_size=(96, 64))
+    assert world.image_size == (96, 64)
     assert world.latent_shape == (6, 3, 6, 4)
     with pytest.raises(ValueError, match="image_size must be height and width, multiples of"):
-        worldplay_env.load("abot-small", weights="random", device="cpu", image_size=(50, 32))
+        worldplay_env.load("abot-small", weights="random", device="cpu", image_size=(50, 64))
 
 
 def test_a_world_is_pickled_by_its_arguments() -> None:

@@ -63,6 +63,10 @@ def test_it_holds_the_contract_of_worlds(world: AbotWorld) -> None:
     check_world(world, Start(None, "no picture"), seed=2)
 
 
+def test_it_holds_with_the_full_decoder_too() -> None:
+    check_world(worldplay_env.load("abot-small", weights="random", device="cpu", decoder="full"))
+
+
 def test_a_chunk_is_three_latent_frames_and_twelve_images(world: AbotWorld) -> None:
     assert world.layout == ChunkLayout(latents=3, images=4, first_images=9, memory=6)
     assert world.fps == 12

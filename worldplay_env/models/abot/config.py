@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from worldplay_env.control.layout import ChunkLayout
 from worldplay_env.models.config import WAN_5B, AutoencoderConfig, TextConfig, TransformerConfig, WorldConfig
+from worldplay_env.models.wan.small_decoder import SmallDecoderConfig
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class AbotWorldConfig(WorldConfig):
     """Images a second, as upstream writes and plays them; its action files and its README speak of 16."""
     window: WindowConfig = WindowConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    small_decoder: SmallDecoderConfig = field(default_factory=SmallDecoderConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +104,7 @@ ABOT_5B = AbotWorldConfig(
 )
 ABOT_SMALL = AbotWorldConfig(
     name="abot-small",
-    image_size=(32, 48),
+    image_size=(64, 96),
     transformer=AbotTransformerConfig(
         num_attention_heads=2,
         attention_head_dim=24,
@@ -112,7 +114,6 @@ ABOT_SMALL = AbotWorldConfig(
         freq_dim=16,
         ffn_dim=40,
         num_layers=3,
-        adapter_downscale=8,
     ),
     autoencoder=AutoencoderConfig(
         base_dim=4,
@@ -120,10 +121,8 @@ ABOT_SMALL = AbotWorldConfig(
         z_dim=6,
         latents_mean=(0.1, -0.2, 0.3, 0.0, 0.05, -0.4),
         latents_std=(1.1, 0.9, 0.5, 1.3, 0.8, 1.0),
-        dim_mult=(1, 2, 2),
+        dim_mult=(1, 2, 2, 2),
         num_res_blocks=1,
-        temporal_downsample=(True, True),
-        patch_size=2,
     ),
     text=TextConfig(
         text_len=160,
@@ -136,7 +135,8 @@ ABOT_SMALL = AbotWorldConfig(
         bytes_tokenizer=True,
     ),
     # Three blocks fill the window, and the base of positions moves at the fourth.
-    window=WindowConfig(frames=9, position_limit=10, reference_size=32),
+    window=WindowConfig(frames=9, position_limit=10, reference_size=64),
+    small_decoder=SmallDecoderConfig((12, 8, 4, 4)),
 )
 """The same architecture for tests: no weights of this size were ever trained."""
 

@@ -43,6 +43,7 @@ def load(
     revision: str | None = None,
     image_size: tuple[int, int] | None = None,
     latents_per_decode: int | None = None,
+    decoder: str = "small",
     compile: bool = False,
     quantize: str | None = None,
     attention: str | None = None,
@@ -77,7 +78,15 @@ def load(
         config = replace(config, image_size=image_size)
     place, numbers = pick_device(device), getattr(torch, dtype)
     networks = load_networks(
-        name, config, files, load_abot_transformer, device=place, dtype=numbers, norm_eps=AUTOENCODER_NORM_EPS
+        name,
+        config,
+        files,
+        load_abot_transformer,
+        device=place,
+        dtype=numbers,
+        norm_eps=AUTOENCODER_NORM_EPS,
+        decoder=decoder,
+        small=config.small_decoder,
     )
     with torch.inference_mode(False):
         return AbotWorld(

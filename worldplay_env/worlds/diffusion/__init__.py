@@ -51,6 +51,7 @@ def load(
     accept_license: bool = False,
     latents_per_decode: int | None = None,
     sample_image: bool = False,
+    decoder: str = "full",
     compile: bool = False,
     quantize: str | None = None,
     attention: str | None = None,
@@ -72,10 +73,10 @@ def load(
     options = transforms_of(compile=compile, quantize=quantize, attention=attention)
     if revision is not None and (weights == "random" or name == "tiny"):
         raise ValueError(f"{weights or 'embedded'} weights have no revisions, got revision={revision!r}")
-    files = None if weights == "random" else _files(name, revision, accept_license)
+    files = None if weights == "random" else _files(name, revision, accept_license, small_decoder=decoder == "small")
     config = files.config if files else _config(name)
     place, numbers = pick_device(device), getattr(torch, dtype)
-    networks = load_networks(name, config, files, load_transformer, device=place, dtype=numbers)
+    networks = load_networks(name, config, files, load_transformer, device=place, dtype=numbers, decoder=decoder)
     with torch.inference_mode(False):
         return DreamWorld(
             config,
@@ -98,8 +99,10 @@ def _config(name: str) -> WorldConfig:
     return hub.folder_config(name)
 
 
-def _files(name: str, revision: str | None, accept_license: bool) -> WeightFiles:
+def _files(name: str, revision: str | None, accept_license: bool, *, small_decoder: bool) -> WeightFiles:
     """Return the files of a world's own weights."""
     from worldplay_env.weights import hub
 
-    return hub.bundled() if name == "tiny" else hub.resolve(name, revision, accept_license)
+    return (
+        hub.bundled() if name == "tiny" else hub.resolve(name, revision, accept_license, small_decoder=small_decoder)
+    )

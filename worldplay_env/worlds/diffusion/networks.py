@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 
+from worldplay_env.models.codec import Codec
 from worldplay_env.models.config import WorldConfig
-from worldplay_env.models.wan.autoencoder import Autoencoder, RMSNorm
+from worldplay_env.models.wan.autoencoder import RMSNorm
 from worldplay_env.models.wan.backbone import Backbone
+from worldplay_env.models.wan.small_decoder import SmallDecoderConfig
 from worldplay_env.models.wan.text import TextEncoder
 from worldplay_env.weights import checkpoint
 from worldplay_env.weights.content import remembered
 from worldplay_env.weights.files import weight_files
-from worldplay_env.weights.folder import WeightFiles
+from worldplay_env.weights.folder import SMALL_DECODER, WeightFiles
 
+DECODERS = ("full", "small")
+"""The decoder of Wan 2.2's autoencoder, and taew2_2."""
 Transformer = TypeVar("Transformer", bound=Backbone)
 
 
@@ -33,7 +38,7 @@ class Networks(Generic[Transformer]):
     """
 
     transformer: Transformer
-    codec: Autoencoder
+    codec: Codec
     text_encoder: TextEncoder
     weights: str
     weights_hash: str | None
@@ -48,6 +53,8 @@ def load_networks(
     device: torch.device,
     dtype: torch.dtype,
     norm_eps: float = RMSNorm.EPS,
+    decoder: str = "full",
+    small: SmallDecoderConfig | None = None,
 ) -> Networks[Transformer]:
     """Load the networks of a world.
 
@@ -59,21 +66,30 @@ def load_networks(
         device: Where the networks go.
         dtype: Of their parameters.
         norm_eps: As in `load_autoencoder`.
+        decoder: One of `DECODERS`: the autoencoder's own, or the small one.
+        small: Sizes of the small decoder; by default those of the published one.
 
     Raises:
+        ValueError: An unknown decoder, or one that does not fit the world's latents.
         CheckpointError: A file is damaged, does not fit the sizes, or was changed while it was read.
     """
+    if decoder not in DECODERS:
+        raise ValueError(f"unknown decoder {decoder!r}: known are {', '.join(DECODERS)}")
     random = checkpoint.RandomWeights()
+    place: dict[str, Any] = {"device": device, "dtype": dtype, "norm_eps": norm_eps}
+    autoencoder = files.autoencoder if files else random
     known_as = files.content_hash if files else None  # before the files are read
     with torch.inference_mode(False):  # whatever the caller does: these tensors outlive the call
         networks = Networks(
             load_transformer(files.transformer if files else random, config.transformer, device=device, dtype=dtype),
-            checkpoint.load_autoencoder(
-                files.autoencoder if files else random,
+            checkpoint.load_autoencoder(autoencoder, config.autoencoder, **place)
+            if decoder == "full"
+            else checkpoint.load_small_codec(
+                autoencoder,
+                _small_decoder(name, files) if files else random,
                 config.autoencoder,
-                device=device,
-                dtype=dtype,
-                norm_eps=norm_eps,
+                small or SmallDecoderConfig(),
+                **place,
             ),
             checkpoint.load_text_encoder(
                 files.text_encoder if files else random,
@@ -89,3 +105,9 @@ def load_networks(
     if files and replace(files).content_hash != known_as:
         raise checkpoint.CheckpointError(f"{name}: its files were changed while they were read; load it again")
     return networks
+
+
+def _small_decoder(name: str, files: WeightFiles) -> Path:
+    if files.small_decoder is None:
+        raise checkpoint.CheckpointError(f'{name}: decoder="small" needs the file {SMALL_DECODER} among its weights')
+    return files.small_decoder
