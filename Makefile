@@ -35,7 +35,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/made
 	touch $@
 
 $(VENV)/installed-for-development: pyproject.toml constraints.txt | $(VENV)/made
-	$(PYTHON) -m pip install --constraint constraints.txt --editable '.[dev,training,ray,web]'
+	$(PYTHON) -m pip install --constraint constraints.txt --editable '.[dev,training,ray,web,notebook]'
 	touch $@ $(VENV)/installed
 
 # pip first: the one that comes with an older Python does not know today's wheels and compiles them instead.

@@ -57,6 +57,8 @@ def test_every_public_name_imports_without_what_only_extras_bring() -> None:
         "starlette",
         "uvicorn",
         "websockets",
+        "ipywidgets",
+        "IPython",
     )
     hidden = f"import sys; sys.modules.update(dict.fromkeys({extras!r}))"
     assert run(f"{hidden}; from worldplay_env import *; print(RecordVectorChunks.__name__)") == "RecordVectorChunks"

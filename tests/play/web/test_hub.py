@@ -143,7 +143,7 @@ def test_a_slow_line_carries_fewer_frames_and_none_of_them_late(tmp_path: Path) 
         line = Tunnel(site.page.port, rate=30_000)
         client = playing(site.connect(port=line.port))
         lags: list[float] = []
-        for _ in range(60):
+        for _ in range(36):
             known = len(client.numbers)
             client.take()
             if len(client.numbers) > known:

@@ -14,9 +14,12 @@ import pytest
 from films import read_film
 from PIL import Image
 from played import PATIENCE, until
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from served import Served, served
 from tunnel import Tunnel
+
+pytest.importorskip("playwright", reason="Playwright is not installed")
+
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
