@@ -9,8 +9,11 @@ import pytest
 import torch
 from small_world import begin, small_world, wander
 
+import worldplay_env
 from worldplay_env.control.camera import DEFAULT_INTRINSICS
+from worldplay_env.worlds.abot.world import AbotWorld
 from worldplay_env.worlds.diffusion.room import free_bytes
+from worldplay_env.worlds.follow import next_control
 from worldplay_env.worlds.scene.build import HELD_OUT_SEED, build, stack
 from worldplay_env.worlds.scene.render import Renderer
 
@@ -102,3 +105,42 @@ def test_memory_that_torch_keeps_back_counts_as_free() -> None:
     after = free_bytes(device)
     assert after is not None
     assert after - between == pytest.approx(size, rel=0.2)
+
+
+def abot(dtype: str) -> AbotWorld:
+    """Return a small ABot-World on the GPU."""
+    world = worldplay_env.load("abot-small", weights="random", device="cuda", dtype=dtype)
+    assert isinstance(world, AbotWorld)
+    return world
+
+
+def test_abot_world_makes_the_same_on_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    start = worldplay_env.Start(np.full((64, 96, 3), 90, np.uint8), "a place")
+    here = worldplay_env.load("abot-small", weights="random", device="cpu")
+    runs = [world.start(start, 0) for world in (here, abot("float32"))]
+    for label in (9, 10, 2, 0, 9):
+        made = [run.world.step([run], [next_control(run, label)])[0].latents.cpu() for run in runs]
+        assert (made[0] - made[1]).norm() / made[0].norm() < 1e-3
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.05)])
+def test_abot_rollouts_of_all_ages_go_through_together_as_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: str, tolerance: float
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    world = abot(dtype)
+    rollouts = [world.start(worldplay_env.Start(None, "a place"), seed) for seed in range(5)]
+    for age, rollout in enumerate(rollouts):
+        for _ in range(age):
+            world.step([rollout], [next_control(rollout, 9)])
+    alone = [world.step([rollout.fork()], [next_control(rollout, 10)])[0].latents for rollout in rollouts]
+    rollouts[-1].save(tmp_path / "rollout.safetensors")
+    loaded = world.load_rollout(tmp_path / "rollout.safetensors")
+    assert torch.equal(world.step([loaded], [next_control(loaded, 10)])[0].latents, alone[-1])
+    together = world.step(rollouts, [next_control(rollout, 10) for rollout in rollouts])
+    for one, other in zip(together, alone, strict=True):
+        assert (one.latents - other).norm() / other.norm() < tolerance
+    assert world.needed(5, 5).certain == sum(
+        page.nbytes for rollout in rollouts for page in rollout.window.pages[-3:]
+    )

@@ -81,7 +81,10 @@ def test_every_network_is_converted_to_the_dtype_asked_for(tmp_path: Path, world
     ("arguments", "message"),
     [
         (["out.pt"], "must end in .safetensors, got"),
-        (["out.safetensors", "--world", "atlantis"], "unknown world 'atlantis': known are tiny, wan-5b, or a folder"),
+        (
+            ["out.safetensors", "--world", "atlantis"],
+            "unknown world 'atlantis': known are tiny, wan-5b, abot-5b, or a folder",
+        ),
         (["out.safetensors"], "not the tensors of this Transformer"),  # those of wan-5b are others
     ],
 )

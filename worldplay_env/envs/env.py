@@ -279,8 +279,9 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
     def snapshot(self) -> Snapshot:
         """Return this moment of the episode; it stays valid after further steps or resets.
 
-        It copies nothing, but keeps the decoder's state in memory (4 MB for tiny, 3.2 GB for wan-5b). `np_random` and
-        the state of wrappers, such as a time limit's count, are not part of it.
+        It copies nothing, but keeps the decoder's state in memory (4 MB for tiny, 3.2 GB for wan-5b), and of abot-5b
+        the keys and values that it was generated from (up to 7.3 GB). `np_random` and the state of wrappers, such as
+        a time limit's count, are not part of it.
         """
         return Snapshot(self._running().fork(), self.world)
 

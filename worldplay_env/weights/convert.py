@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from worldplay_env.media.files import replacing
+from worldplay_env.models.abot.config import ABOT_5B, AbotWorldConfig
+from worldplay_env.models.abot.transformer import AbotTransformer
 from worldplay_env.models.config import PRESETS, WorldConfig
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.text import text_model
@@ -59,9 +61,10 @@ def convert(source: Path, out: Path, world: str = "wan-5b", dtype: torch.dtype |
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"the file to write must end in .safetensors, got {out}")
-    if world not in PRESETS and not Path(world).is_dir():
-        raise ValueError(f"unknown world {world!r}: known are {', '.join(PRESETS)}, or a folder of weights")
-    config = PRESETS[world] if world in PRESETS else folder_config(world)
+    presets: dict[str, WorldConfig] = {**PRESETS, ABOT_5B.name: ABOT_5B}
+    if world not in presets and not Path(world).is_dir():
+        raise ValueError(f"unknown world {world!r}: known are {', '.join(presets)}, or a folder of weights")
+    config = presets[world] if world in presets else folder_config(world)
     cpu = torch.device("cpu")
     with opened(source, cpu) as entries:
         if not entries:
@@ -78,8 +81,11 @@ def convert(source: Path, out: Path, world: str = "wan-5b", dtype: torch.dtype |
 
 def _networks(config: WorldConfig) -> dict[str, tuple[Callable[[], nn.Module], Callable[[str], str]]]:
     """Return each network's constructor and the translation of its parameter names to those of a file."""
+    transformer: Callable[[], nn.Module] = functools.partial(Transformer, config.transformer)
+    if isinstance(config, AbotWorldConfig):
+        transformer = functools.partial(AbotTransformer, config.transformer)
     return {
-        "transformer": (functools.partial(Transformer, config.transformer), upstream_name),
+        "transformer": (transformer, upstream_name),
         "autoencoder": (functools.partial(Autoencoder, config.autoencoder), str),
         "text encoder": (functools.partial(text_model, config.text), str),
     }

@@ -19,6 +19,7 @@ from worldplay_env.models.abot.config import ABOT_5B, ABOT_SMALL, AbotWorldConfi
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.small_decoder import SmallCodec, SmallDecoderConfig
 from worldplay_env.weights.checkpoint import CheckpointError
+from worldplay_env.weights.convert import convert
 from worldplay_env.weights.folder import SMALL_DECODER, abot_files, read_config, write_config
 from worldplay_env.weights.hub import folder_config
 from worldplay_env.weights.repositories import ABOT
@@ -117,6 +118,25 @@ def test_kernels_with_more_rows_keep_their_last_ones(folder: Path) -> None:
     torch.save(tensors, folder / SMALL_DECODER)
     codec = worldplay_env.load(folder, device="cpu").codec
     assert torch.equal(codec.get_parameter(name), kernel)
+
+
+@pytest.mark.parametrize(
+    ("file", "network"), [(TRANSFORMER, "transformer"), (AUTOENCODER, "autoencoder"), (TEXT, "text encoder")]
+)
+def test_its_files_are_converted_and_load_as_they_did(folder: Path, file: str, network: str) -> None:
+    before = worldplay_env.load(folder, device="cpu", decoder="full")
+    done = convert(folder / file, folder / "converted.safetensors", str(folder))
+    assert done.network == network
+    tensors = load_file(folder / "converted.safetensors")
+    if file == TRANSFORMER:
+        (folder / "converted.safetensors").replace(folder / file)
+    else:
+        torch.save(tensors, folder / file)
+    after = worldplay_env.load(folder, device="cpu", decoder="full")
+    assert after is not before
+    for part in ("transformer", "codec"):
+        pairs = zip(getattr(before, part).parameters(), getattr(after, part).parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_pickles_run_no_code(folder: Path) -> None:

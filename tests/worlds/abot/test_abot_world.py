@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from worldplay_env.control.layout import ChunkLayout
 from worldplay_env.models.abot.config import ABOT_5B, ABOT_SMALL, REFERENCES
 from worldplay_env.models.abot.footprint import footprint
 from worldplay_env.models.wan.autoencoder import Autoencoder
+from worldplay_env.models.wan.transforms import CompileNetworks
 from worldplay_env.testing import check_world
 from worldplay_env.weights.checkpoint import on_meta
 from worldplay_env.worlds import registry
@@ -249,6 +252,31 @@ def test_the_bytes_are_those_of_the_pages(world: AbotWorld) -> None:
     codec = on_meta(lambda: Autoencoder(ABOT_5B.autoencoder))
     real = footprint(ABOT_5B, codec, 3, 2)
     assert (round(real.window / 1e9, 1), round(real.block / 1e9, 1)) == (7.3, 1.0)  # as the docstring says
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"), [({"transforms": (CompileNetworks("eager"),)}, 1e-5), ({"quantize": "fp8"}, 0.2)]
+)
+def test_compiled_or_in_8_bits_it_makes_nearly_the_same(
+    world: AbotWorld, options: dict[str, Any], limit: float
+) -> None:
+    other = worldplay_env.load("abot-small", weights="random", device="cpu", **options)
+    assert isinstance(other, AbotWorld)
+    made, expected = (step(one, begin(one, chunks=1)) for one in (other, world))
+    assert error(made.latents, expected.latents) < limit
+
+
+def test_without_reference_slots_it_is_a_third_kind_of_world(world: AbotWorld) -> None:
+    config = replace(world.config, window=replace(world.config.window, reference_slots=0))
+    bare = AbotWorld(config, world.transformer, world.codec, world.text_encoder)
+    assert bare.references == ()
+    check_world(bare)
+    rollout = begin(bare, chunks=2)
+    assert rollout.window.references is None
+    assert rollout.window.nbytes == 2 * bare.footprint.block
+    assert error(step(bare, rollout).latents, step(world, begin(world, chunks=2)).latents) > 1e-3
+    with pytest.raises(ValueError, match="this world takes none"):
+        begin(bare, references=True)
 
 
 def test_release_gives_back_buffers_and_the_rollout_goes_on(world: AbotWorld) -> None:

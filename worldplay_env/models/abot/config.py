@@ -32,7 +32,8 @@ class WindowConfig:
     bounded: bool = False
     """Whether the base is the oldest visible frame at all times, in place of one that moves at the limit."""
     reference_slots: int = 5
-    """Pictures of a character: head, left, right, front, back."""
+    """Pictures of a character: head, left, right, front, back. The weights saw all slots at all times, as zeros where
+    there were no pictures."""
     reference_size: int = 512
     """Height and width of a reference picture in pixels."""
 
@@ -112,7 +113,7 @@ ABOT_SMALL = AbotWorldConfig(
         out_channels=6,
         text_dim=10,
         freq_dim=16,
-        ffn_dim=40,
+        ffn_dim=48,
         num_layers=3,
     ),
     autoencoder=AutoencoderConfig(

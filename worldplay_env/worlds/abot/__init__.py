@@ -30,7 +30,7 @@ def describe(name: str) -> WorldSpec:
         latent_shape=(config.autoencoder.z_dim, config.layout.latents, *config.latent_size),
         fps=config.fps,
         layout=config.layout,
-        references=REFERENCES,
+        references=REFERENCES[: config.window.reference_slots],
     )
 
 

@@ -72,7 +72,7 @@ class BlockGenerator:
         windows = [rollout.window for rollout in rollouts]
         noise = torch.stack([rollout.noise() for rollout in rollouts]) if noise is None else noise
         noise = noise.to(self.device)
-        side = config.reference_latents
+        slots, side = config.window.reference_slots, config.reference_latents
         block = OpenBlock(
             self.transformer,
             config.window,
@@ -80,8 +80,8 @@ class BlockGenerator:
             (config.window.block, *config.latent_size),
             self._additions(controls, first=first),
             self._prompts.of([rollout.encoded_prompt for rollout in rollouts]),
-            reference_shape=(config.window.reference_slots, side, side),
-            references=self._references(rollouts) if first else None,
+            reference_shape=(slots, side, side) if slots else None,
+            references=self._references(rollouts) if slots and first else None,
             cache=self._cache_for(len(rollouts)),
         )
         watch.lap("gather")

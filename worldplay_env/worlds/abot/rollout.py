@@ -121,7 +121,7 @@ class AbotRollout(LatentRollout):
         if facts["decoded"] != frames // layout.latents - len(undecoded):
             raise ValueError(f"it holds {len(undecoded)} chunks that were not decoded, of {frames} latent frames")
         sizes = {f"{_PAGE}{number}": config.tokens_per_frame for number in range(min(frames, config.window.frames))}
-        if frames:
+        if frames and config.window.reference_slots:
             sizes[_PAGE + _REFERENCES] = config.reference_tokens
         pages = {name: self._page(tensors, name, tokens) for name, tokens in sizes.items()}
         known |= {f"{name}.{part}" for name in pages for part in ("keys", "values")}

@@ -105,7 +105,7 @@ class AbotWorld(LatentWorld):
             latents_per_decode=latents_per_decode,
             transforms=transforms,
         )
-        self.references = REFERENCES
+        self.references = REFERENCES[: config.window.reference_slots]
 
     @property
     def footprint(self) -> Footprint:
@@ -126,7 +126,8 @@ class AbotWorld(LatentWorld):
             made = torch.randn(2, *shape, tokens, sizes.attention_head_dim, device=self.device, dtype=self.dtype)
             return Page(*(part.clone() for part in made))
 
-        references = None if window.frames else page(self.config.reference_tokens)
+        slots = self.config.window.reference_slots
+        references = page(self.config.reference_tokens) if slots and not window.frames else None
         pages = [page(self.config.tokens_per_frame) for _ in range(self.layout.latents)]
         return PastBlock(latents, control.poses[-1], window.advanced(pages, references, self.config.window))
 
