@@ -141,6 +141,6 @@ def test_abot_rollouts_of_all_ages_go_through_together_as_alone(
     together = world.step(rollouts, [next_control(rollout, 10) for rollout in rollouts])
     for one, other in zip(together, alone, strict=True):
         assert (one.latents - other).norm() / other.norm() < tolerance
-    assert world.needed(5, 5).certain == sum(
+    assert world.needed(5, 5, 5).certain == sum(
         page.nbytes for rollout in rollouts for page in rollout.window.pages[-3:]
     )

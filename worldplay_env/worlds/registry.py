@@ -88,11 +88,16 @@ def _of_folder(folder: str) -> WorldEntry:
     return _model(abot if isinstance(hub.folder_config(folder), AbotWorldConfig) else diffusion, folder)
 
 
-_DOWNLOAD = "a minute or two; the first time a download of 30 GB, 5 to 60 minutes"
+def _downloaded(gigabytes: int) -> LoadTime:
+    """Return the time to load a large model that is downloaded once."""
+    words = f"a minute or two; the first time a download of {gigabytes} GB, 5 to 60 minutes"
+    return LoadTime(90, words, gigabytes * GIGABYTE)
+
+
 WORLDS: Mapping[str, WorldEntry] = {
     "tiny": _model(diffusion, "tiny", LoadTime(5, "a few seconds")),
-    "wan-5b": _model(diffusion, "wan-5b", LoadTime(90, _DOWNLOAD, 30 * GIGABYTE)),
-    "abot-5b": _model(abot, "abot-5b", LoadTime(90, _DOWNLOAD, 25 * GIGABYTE)),
+    "wan-5b": _model(diffusion, "wan-5b", _downloaded(30)),
+    "abot-5b": _model(abot, "abot-5b", _downloaded(25)),
     "abot-small": _model(abot, "abot-small", LoadTime(5, "a few seconds")),
     "testcard": WorldEntry(
         functools.partial(testcard.load, "testcard"),

@@ -23,6 +23,7 @@ from worldplay_env.worlds import registry
 from worldplay_env.worlds.abot.rollout import AbotRollout
 from worldplay_env.worlds.abot.world import AbotWorld
 from worldplay_env.worlds.base import Chunk, Control, Start, WorldError
+from worldplay_env.worlds.diffusion import room
 from worldplay_env.worlds.diffusion.room import OutOfMemoryError
 from worldplay_env.worlds.follow import next_control
 
@@ -242,13 +243,35 @@ def test_a_file_whose_parts_do_not_fit_is_refused(
         world.load_rollout(path)
 
 
+def test_what_will_not_fit_is_refused_before_anything_is_made(
+    world: AbotWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollouts = [begin(world, age, chunks=age) for age in (0, 1, 2)]
+    windows = [rollout.window for rollout in rollouts]
+    controls = [next_control(rollout, W) for rollout in rollouts]
+    world.release()  # so that there are no buffers yet
+    certain = world.needed(2, 0, 3).certain
+    calls: list[object] = []
+    hook = world.transformer.register_forward_pre_hook(lambda *_: calls.append(_))
+    try:
+        monkeypatch.setattr(room, "free_bytes", lambda _: certain - 1)
+        with pytest.raises(OutOfMemoryError, match=r"the next chunk of 3 rollouts takes 0\.0 GB"):
+            world.step(rollouts, controls)
+        assert not calls
+        monkeypatch.setattr(room, "free_bytes", lambda _: certain)
+        world.step([rollout.fork() for rollout in rollouts], controls)
+    finally:
+        hook.remove()
+    assert [rollout.window for rollout in rollouts] == windows
+
+
 def test_the_bytes_are_those_of_the_pages(world: AbotWorld) -> None:
     counted = world.footprint
     rollout = begin(world, chunks=3)
     assert rollout.window.nbytes == counted.window
     assert sum(page.nbytes for page in rollout.window.pages[-3:]) == counted.block
-    needed = world.needed(2, 1)
-    assert needed.certain == 2 * counted.block + counted.buffer
+    needed = world.needed(2, 1, 3)
+    assert needed.certain == 3 * counted.block + counted.buffer
     codec = on_meta(lambda: Autoencoder(ABOT_5B.autoencoder))
     real = footprint(ABOT_5B, codec, 3, 2)
     assert (round(real.window / 1e9, 1), round(real.block / 1e9, 1)) == (7.3, 1.0)  # as the docstring says

@@ -112,10 +112,10 @@ class AbotWorld(LatentWorld):
         """The bytes of a rollout, of a step and of the buffers."""
         return footprint(self.config, self.codec, self._latents_per_decode, self.dtype.itemsize)
 
-    def needed(self, batch: int, buffered: int) -> Needed:
-        """Return what the next chunk of `batch` worlds takes, with buffers there for `buffered` worlds."""
+    def needed(self, batch: int, buffered: int, kept: int) -> Needed:
+        """Return what the next chunk takes (see `LatentWorld.needed`)."""
         one = self.footprint
-        return Needed(batch * one.block + max(0, batch - buffered) * one.buffer, batch * one.passing)
+        return Needed(kept * one.block + max(0, batch - buffered) * one.buffer, batch * one.passing)
 
     def made_up(self, latents: Tensor, control: Control, before: AbotRollout) -> PastBlock:
         """Return what `commit` takes, for given latents and random pages (see `LatentWorld.made_up`)."""

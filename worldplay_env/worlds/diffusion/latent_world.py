@@ -145,8 +145,14 @@ class LatentWorld(World):
     # ---- what models differ in
 
     @abstractmethod
-    def needed(self, batch: int, buffered: int) -> Needed:
-        """Return what the next chunk of `batch` worlds takes, with buffers there for `buffered` worlds."""
+    def needed(self, batch: int, buffered: int, kept: int) -> Needed:
+        """Return what the next chunk takes.
+
+        Args:
+            batch: Rollouts that go through together at most.
+            buffered: Rollouts that there are buffers for.
+            kept: Rollouts in all, whose results are kept until all are made.
+        """
 
     @abstractmethod
     def _kind(self, rollout: Any) -> Hashable:
@@ -262,7 +268,7 @@ class LatentWorld(World):
 
     def _encoded(self, picture: np.ndarray, seed: int) -> Tensor:
         """Return a picture's latents as `_encode` does; those of pictures that were started from lately are kept."""
-        key = (hashlib.sha256(picture.tobytes()).digest(), seed if self._sample_image else None)
+        key = (picture.shape, hashlib.sha256(picture.tobytes()).digest(), seed if self._sample_image else None)
         with self._use.hold():
             return self._pictures.get(key, lambda: self._encode(picture, seed))
 
@@ -295,7 +301,7 @@ class LatentWorld(World):
             check_step(self, rollouts, controls, noise)
             most = ROLLOUTS_AT_ONCE_ON_CPU if self.device.type == "cpu" else None
             groups = grouped([self._kind(rollout) for rollout in rollouts], most=most)
-            self._room.make(max(map(len, groups), default=0), self._dreamer.buffered)
+            self._room.make(max(map(len, groups), default=0), self._dreamer.buffered, len(rollouts))
             made: dict[int, _Made] = {}
             for members in groups:
                 group, cameras = [rollouts[index] for index in members], [controls[index] for index in members]
@@ -335,7 +341,7 @@ class LatentWorld(World):
     ) -> tuple[GeneratedChunk, DecoderState | None, dict[str, float]]:
         """Return the latents of a rollout's next chunk, the decoder's state before it, and the time they took."""
         with self._use.hold():
-            self._room.make(1, self._dreamer.buffered)
+            self._room.make(1, self._dreamer.buffered, 1)
             watch = Stopwatch(self.device)
             dreamt = self._dreamer.dream([rollout], [control], None, watch)
             self._require_finite(dreamt.latents)

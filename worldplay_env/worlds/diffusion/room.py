@@ -53,25 +53,25 @@ class Room:
     The encoder is loaded again when the next new prompt is encoded.
 
     Args:
-        needed: Returns what the next chunk of `batch` worlds takes, with buffers there for `buffered`.
+        needed: Returns what a chunk takes (see `LatentWorld.needed`).
         text_encoder: What leaves; None if the world has none. One of a program's own that cannot leave stays.
         device: Where the world computes.
     """
 
     def __init__(
-        self, needed: Callable[[int, int], Needed], text_encoder: TextEncoder | None, device: torch.device
+        self, needed: Callable[[int, int, int], Needed], text_encoder: TextEncoder | None, device: torch.device
     ) -> None:
         self._needed = needed
         self._text_encoder = text_encoder if hasattr(text_encoder, "loaded") else None
         self._device = device
 
-    def make(self, batch: int, buffered: int) -> None:
-        """Let the text encoder leave if the next chunk of `batch` worlds would not fit beside it.
+    def make(self, batch: int, buffered: int, kept: int) -> None:
+        """Let the text encoder leave if the next chunk would not fit beside it; arguments of `LatentWorld.needed`.
 
         Raises:
             OutOfMemoryError: What the chunk is certain to take does not fit without it, either.
         """
-        needed, free = self._needed(batch, buffered), free_bytes(self._device)
+        needed, free = self._needed(batch, buffered, kept), free_bytes(self._device)
         if free is None:
             return
         if free < sum(needed) and self._text_encoder is not None and self._text_encoder.loaded:
@@ -79,7 +79,7 @@ class Room:
             free = free_bytes(self._device)
         if free is not None and free < needed.certain:
             raise OutOfMemoryError(
-                f"the next chunk of {batch} rollouts takes {needed.certain / 1e9:.1f} GB of keys and values, and "
+                f"the next chunk of {kept} rollouts takes {needed.certain / 1e9:.1f} GB of keys and values, and "
                 f"{max(free, 0) / 1e9:.1f} GB are free on {self._device}; no rollout was changed"
             )
 

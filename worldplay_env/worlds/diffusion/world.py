@@ -90,8 +90,8 @@ class DreamWorld(LatentWorld):
         networks = (self.config, self.transformer, self.codec, self.text_encoder)
         return DreamWorld(*networks, weights=self.weights, weights_hash=self.weights_hash, select=memory.latest)
 
-    def needed(self, batch: int, buffered: int) -> Needed:
-        """Return what the next chunk of `batch` worlds takes, with buffers there for `buffered` worlds."""
+    def needed(self, batch: int, buffered: int, kept: int) -> Needed:
+        """Return what the next chunk takes (see `LatentWorld.needed`); what is kept of it is small."""
         itemsize, latents = self.dtype.itemsize, self.layout.latents
         buffers = [buffer_bytes(self.config, worlds, latents, itemsize) for worlds in (batch, buffered)]
         passing = chunk_bytes(self.config, self.codec, batch, self._latents_per_decode, latents, itemsize)
