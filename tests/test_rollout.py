@@ -350,3 +350,16 @@ def test_the_default_start_is_a_bundled_picture_with_its_own_prompt_unless_anoth
     assert own.prompt
     np.testing.assert_array_equal(own.image, other.image)
     assert other.prompt == "a hill"
+
+
+def test_a_world_of_another_layout_is_filmed_with_its_character(tmp_path: Path) -> None:
+    for shade, name in enumerate(("head", "left", "right", "front", "back")):
+        Image.fromarray(np.full((8, 8, 3), 40 * shade, np.uint8)).save(tmp_path / f"{name}.png")
+    world = ["--world", "abot-small", "--weights", "random", "--device", "cpu", "--pose", "w-4"]
+    films = []
+    for name, more in (("without", []), ("with", ["--references", str(tmp_path)])):
+        path = tmp_path / f"{name}.mp4"
+        assert main([*world, *more, "--out", str(path), "--scale", "1"]) == 0
+        films.append(read_film(path))
+    assert [(len(film.frames), film.fps) for film in films] == [(17, 12.0)] * 2
+    assert not np.array_equal(films[0].frames, films[1].frames)

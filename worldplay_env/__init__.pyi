@@ -16,6 +16,10 @@ from .control.actions import (
 from .control.camera import (
     Motion as Motion,
 )
+from .control.held_keys import (
+    HELD_KEYS as HELD_KEYS,
+    vector_of_keys as vector_of_keys,
+)
 from .control.trajectory import (
     Trajectory as Trajectory,
     load_trajectory as load_trajectory,

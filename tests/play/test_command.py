@@ -17,6 +17,7 @@ from PIL import Image
 
 from worldplay_env.envs.starts import find_starts
 from worldplay_env.play.__main__ import Args, lane_names, main, make_plan
+from worldplay_env.play.plan import begin_elsewhere
 from worldplay_env.play.screen import Screen
 from worldplay_env.play.screen_state import ScreenState
 from worldplay_env.play.session import Session
@@ -130,6 +131,8 @@ def test_references_are_a_folder_of_pictures(tmp_path: Path) -> None:
         Image.fromarray(np.full((8, 8, 3), shade, np.uint8)).save(tmp_path / f"{name}.png")
     references = make_plan(Args(world="abot-small", references=tmp_path)).start.references
     assert [int(picture[0, 0, 0]) for picture in references] == [0, 1, 2, 3, 4]
+    plan = make_plan(Args(world="abot-small", references=tmp_path))
+    assert len(begin_elsewhere(plan, "snow").start.references) == 5
     with pytest.raises(ValueError, match="this world takes none"):
         make_plan(Args(world="testcard", references=tmp_path))
 

@@ -254,7 +254,7 @@ def lane_names(worlds: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 
 def begin_elsewhere(plan: Plan, picture: str | np.ndarray, prompt: str = "") -> Plan:
-    """Return the plan of the same worlds that begin from another picture.
+    """Return the plan of the same worlds, and characters, that begin from another picture.
 
     Args:
         plan: Of the worlds.
@@ -270,5 +270,8 @@ def begin_elsewhere(plan: Plan, picture: str | np.ndarray, prompt: str = "") -> 
         for spec in plan.specs:
             check_usable(spec, picture, prompt)
         starts = (Start(picture, prompt, name="picture"),) * len(plan.specs)
+    starts = tuple(
+        replace(start, references=before.references) for start, before in zip(starts, plan.starts, strict=True)
+    )
     pictures = tuple(first_picture(start, spec, False) for start, spec in zip(starts, plan.specs, strict=True))
     return replace(plan, starts=starts, first_pictures=pictures, script=None, notes=())

@@ -130,8 +130,9 @@ ABOT = Repository(
         RemoteFile("google/umt5-xxl/tokenizer_config.json", about="62 KB"),
     ),
 )
+"""ABot-World's. Its code is under Apache-2.0, and others call the weights so too; nothing is to be accepted."""
 SMALL_DECODER = Repository(ABOT.name, ABOT.revision, (RemoteFile("taew2_2.pth", about="23 to 46 MB"),))
-"""The small decoder alone."""
+"""The small decoder alone; it is under the MIT licence."""
 # fmt: off
 WAN = Repository(
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
