@@ -41,8 +41,8 @@ class Served:
         self._stack = ExitStack()
         self.page = Page(args, plan, self._begin(args))
         self._begin(args)(plan)
-        self._thread = threading.Thread(target=self.page.show, args=(self.presenters[0],))
-        self._thread.start()
+        self.thread = threading.Thread(target=self.page.show, args=(self.presenters[0],))
+        self.thread.start()
 
     def _begin(self, args: Args) -> Callable[[Plan], Presenter]:
         start = functools.partial(begin, args, self.recorder, None)
@@ -99,12 +99,12 @@ class Served:
     def close(self) -> None:
         """Stop serving."""
         self.presenter.leaving = True
-        self._thread.join(PATIENCE)
+        self.thread.join(PATIENCE)
         self._stack.close()
         self.recorder.close()
         for presenter in self.presenters:
             presenter.session.close(timeout=PATIENCE)
-        assert not self._thread.is_alive()
+        assert not self.thread.is_alive()
 
 
 class Client:

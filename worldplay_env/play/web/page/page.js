@@ -8,8 +8,8 @@ const HEADER_BYTES = 28;
 const MOVES = { w: "w", a: "a", s: "s", d: "d", arrowup: "up", arrowleft: "left", arrowdown: "down", arrowright: "right" };
 const COMMAND_KEYS = { enter: "restart", p: "pause", f: "film", c: "picture", b: "bookmark", n: "return" };
 const REMEMBERED_FRAMES = 512; // as many as the chunks that can be gone back over have
-const CUSHION_MS = 40; // a frame is drawn so long after it could be, so that one that is a little late is still in time
-const SLACK_MS = 60; // frames that come less early or late than this keep to the rate of playback
+const CUSHION_MS = 60; // a frame is drawn so long after it could be, so that one that is a little late is still in time
+const SLACK_MS = 90; // frames that come less early or late than this keep to the rate of playback
 const SLOWEST_RETRY_MS = 5000;
 const CLOSED = {
   4000: "this page was opened again elsewhere",
@@ -111,11 +111,11 @@ async function onFrame(data) {
 
 // ---- drawing
 
-// Return when to draw a frame: a period after the one before it, with a tenth of what the two clocks differ by.
+// Return when to draw a frame: a period after the one before it, corrected by a little of what the two clocks differ by.
 function dueTime(frame) {
   const due = frame.shownAt + Math.min(...offsets) + CUSHION_MS;
   const steady = newest ? newest.due + period * (frame.number - newest.number) : due;
-  return Math.abs(due - steady) < SLACK_MS ? steady + (due - steady) / 10 : due;
+  return Math.abs(due - steady) < SLACK_MS ? steady + (due - steady) / 32 : due;
 }
 
 function tick(now) {
