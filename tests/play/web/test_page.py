@@ -23,6 +23,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+DROP = """base64 => {
+    const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([bytes], "dropped.png", {type: "image/png"}));
+    document.getElementById("picture").dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true}));
+}"""
+"""Drops a picture on the view."""
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
@@ -151,8 +158,11 @@ def test_worlds_begin_from_a_picture_with_a_prompt_or_from_the_gallery(
         page = opened(context, site)
         page.locator("#file").set_input_files(tmp_path / "red.png")
         until(lambda: site.presenter.session.panels[0].start.name == "picture")
+        expect(page.get_by_role("textbox", name="Prompt")).to_be_disabled()  # a test picture takes none
         page.get_by_role("button", name="snow").click()
         until(lambda: site.presenter.session.panels[0].start.name == "snow")
+        page.evaluate(DROP, base64.b64encode((tmp_path / "red.png").read_bytes()).decode())
+        until(lambda: site.presenter.session.panels[0].start.name == "picture")
         (tmp_path / "text.png").write_text("no picture")
         page.locator("#file").set_input_files(tmp_path / "text.png")
         expect(page.locator("#line")).to_contain_text("not a picture of a known kind")
