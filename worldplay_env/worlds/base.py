@@ -64,7 +64,7 @@ class Start:
     prompt: str = ""
     pose: np.ndarray = field(default_factory=lambda: np.eye(4))
     name: str = ""
-    references: tuple[np.ndarray, ...] = ()
+    references: tuple[np.ndarray, ...] = field(default=(), repr=False)
 
     __repr__ = one_line
 
@@ -96,7 +96,7 @@ class Control:
     poses: np.ndarray
     labels: np.ndarray
     intrinsics: np.ndarray = None  # type: ignore[assignment]  # `DEFAULT_INTRINSICS` for all
-    keys: np.ndarray = None  # type: ignore[assignment]  # those of `labels`
+    keys: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # those of `labels`
 
     __repr__ = one_line
 
