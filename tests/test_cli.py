@@ -9,7 +9,8 @@ import tyro
 
 from worldplay_env.cli import LoadArgs, fail, in_words
 
-OPTIONS = ["--weights", "random", "--device", "cpu", "--dtype", "float16", "--revision", "v2", "--accept-license"]
+OPTIONS = ["--weights", "random", "--device", "cpu", "--dtype", "float16", "--revision", "v2", "--decoder", "small"]
+OPTIONS += ["--accept-license"]
 
 
 @pytest.mark.parametrize("command", ["play.__main__", "rollout", "evaluate.__main__", "bench"])
@@ -23,6 +24,7 @@ def test_every_command_loads_its_world_by_the_same_options(command: str) -> None
         "device": "cpu",
         "dtype": "float16",
         "revision": "v2",
+        "decoder": "small",
         "accept_license": True,
     }
 

@@ -19,6 +19,8 @@ class LoadArgs:
     """float32, bfloat16 or float16. By default bfloat16 on a GPU and float32 on a CPU."""
     revision: str | None = None
     """The hub's commit or tag of weights that have to be downloaded."""
+    decoder: str | None = None
+    """"full" or "small": which decoder makes a world model's frames. By default the world's own."""
     accept_license: bool = False
     """Agree to the licence of weights that have to be downloaded."""
 

@@ -22,7 +22,7 @@ ENTRY_POINTS = "worldplay_env.worlds"
 """The group of entry points by which installed packages add worlds."""
 DTYPES = ("float32", "bfloat16", "float16")
 """What a world may compute in."""
-_SETTINGS = ("device", "dtype", "weights", "revision", "accept_license")
+_SETTINGS = ("device", "dtype", "weights", "revision", "decoder", "accept_license")
 """Arguments of `load` that a factory may take beside the options of its own."""
 GIGABYTE = 1e9
 
@@ -122,7 +122,7 @@ def register_world(name: str, factory: Callable[..., World], *, spec: WorldSpec 
         name: Of letters, digits, ".", "_" and "-"; registering it again replaces the factory.
         factory: Returns the world. Its keyword arguments are the options that `load` accepts for this name; those
             called `device` (a torch.device), `dtype`, `weights`, `revision` and `accept_license` get what `load` was
-            given.
+            given, and `decoder` where one was asked for.
         spec: The world's sizes, known before it is loaded; without it, the world is loaded when an env is made.
 
     Raises:
@@ -210,6 +210,7 @@ def load(
     dtype: str | None = None,
     weights: str | None = None,
     revision: str | None = None,
+    decoder: str | None = None,
     accept_license: bool = False,
     **options: Any,
 ) -> World:
@@ -225,11 +226,11 @@ def load(
         weights: "random" for seeded random parameters of the right sizes (no download); by default the world's own.
         revision: The hub's commit, tag or branch to download; by default the commit that this version of the package
             was written for.
+        decoder: "full" or "small" (taew2_2), of a world model; by default "small" for ABot-World, "full" for others.
         accept_license: Agree to the licence of downloaded weights (asked for once, before the first download).
         options: What only one kind of world takes: `seconds_per_chunk` and `image_size` of the test picture,
             `samples`, `image_size`, `edition`, `layout` and `motion` of the scenes, `image_size` of "abot-5b",
-            `latents_per_decode` and `decoder` ("full", "small": taew2_2, the default of "abot-5b") of all world
-            models, `sample_image` of HY-WorldPlay's, and how their networks run:
+            `latents_per_decode` of all world models, `sample_image` of HY-WorldPlay's, and how their networks run:
             `compile=True`, `quantize="fp8"`, `attention="cudnn"`, and `transforms`, functions from a network to the
             one that takes its place (see `models.wan.transforms`).
 
@@ -256,6 +257,8 @@ def load(
         "weights": weights,
         "revision": revision,
     }
+    if decoder is not None:  # else the factory's default
+        settings["decoder"] = decoder
     own = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
     content = None if entry.content is None else entry.content(weights)
     key = (
@@ -273,7 +276,7 @@ def load(
         world = entry.factory(**{setting: value for setting, value in given.items() if setting in taken}, **own)
         if not isinstance(world, World):
             raise TypeError(f"the factory of {where!r} must return a World, got {type(world).__name__}: {world!r}")
-        asked = {"device": device, "dtype": dtype, "weights": weights, "revision": revision}
+        asked = {"device": device, "dtype": dtype, "weights": weights, "revision": revision, "decoder": decoder}
         world.loaded_by = functools.partial(load, where, **asked, accept_license=accept_license, **options)
         return world
 

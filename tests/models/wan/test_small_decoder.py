@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,11 +98,19 @@ def test_the_published_one_has_a_small_state() -> None:
     assert codec.largest_decoded((44, 80), 3) == 64 * 12 * 352 * 640
 
 
-def test_a_world_of_worldplay_can_have_it() -> None:
+def test_a_world_of_worldplay_can_have_it_and_the_others_read_none_of_its_rollouts(tmp_path: Path) -> None:
     world = worldplay_env.load("tiny", device="cpu", weights="random", decoder="small")
     assert isinstance(world.codec, SmallCodec)
     rollout = world.start(worldplay_env.Start(None, "a place"), 0)
     [first], [second] = (world.step([rollout], [next_control(rollout, 9)]) for _ in range(2))
     assert (len(first.frames), len(second.frames)) == (13, 16)
+    other = worldplay_env.load("tiny", device="cpu", weights="random")
+    path = tmp_path / "walk.safetensors"
+    rollout.save(path)
+    with pytest.raises(ValueError, match="it is of tiny"):
+        other.load_rollout(path)
+    again = world.load_rollout(path)
+    [went_on], [read] = (world.step([one], [next_control(one, 9)]) for one in (rollout, again))
+    assert torch.equal(went_on.frames, read.frames)
     with pytest.raises(CheckpointError, match=r"needs the file taew2_2\.pth"):
         worldplay_env.load("tiny", device="cpu", decoder="small")

@@ -101,8 +101,10 @@ def test_every_file_is_read_strictly(folder: Path, file: str, fault: str) -> Non
 
 
 def test_the_small_decoder_is_the_default_and_the_full_one_an_option(folder: Path) -> None:
-    assert isinstance(worldplay_env.load(folder, device="cpu").codec, SmallCodec)
-    assert isinstance(worldplay_env.load(folder, device="cpu", decoder="full").codec, Autoencoder)
+    small, full = (worldplay_env.load(folder, device="cpu", decoder=decoder) for decoder in (None, "full"))
+    assert isinstance(small.codec, SmallCodec)
+    assert isinstance(full.codec, Autoencoder)
+    assert small.weights_hash != full.weights_hash  # so that neither reads the other's rollouts
     with pytest.raises(ValueError, match="unknown decoder 'tiny': known are full, small"):
         worldplay_env.load(folder, device="cpu", decoder="tiny")
     (folder / SMALL_DECODER).unlink()

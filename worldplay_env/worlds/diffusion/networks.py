@@ -75,6 +75,8 @@ def load_networks(
     """
     if decoder not in DECODERS:
         raise ValueError(f"unknown decoder {decoder!r}: known are {', '.join(DECODERS)}")
+    if files and decoder == "full":
+        files = replace(files, small_decoder=None)  # not read, so no part of the world's digest
     random = checkpoint.RandomWeights()
     place: dict[str, Any] = {"device": device, "dtype": dtype, "norm_eps": norm_eps}
     autoencoder = files.autoencoder if files else random
