@@ -13,18 +13,18 @@ import worldplay_env
 from worldplay_env.bench import Args, Part, aged_rollout, main, measure, measured_peak, report, table
 from worldplay_env.control.camera import view_matrices
 from worldplay_env.models.worldplay.memory import select
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 
 @pytest.fixture(scope="module")
-def world() -> DreamWorld:
+def world() -> DiffusionWorld:
     world = worldplay_env.load("tiny", weights="random", device="cpu")
-    assert isinstance(world, DreamWorld)
+    assert isinstance(world, DiffusionWorld)
     return world
 
 
 @pytest.mark.parametrize("age", [0, 1, 7])
-def test_an_aged_rollout_goes_on_like_any_other(world: DreamWorld, age: int) -> None:
+def test_an_aged_rollout_goes_on_like_any_other(world: DiffusionWorld, age: int) -> None:
     rollout, control = aged_rollout(world, age, seed=3)
     assert rollout.chunks == age
     past = np.concatenate([*(chunk.control.poses for chunk in rollout.history), control.poses])
@@ -47,7 +47,7 @@ def test_a_world_with_a_window_is_measured_at_any_age(age: int) -> None:
     assert parts["total"].operations == sum(parts[name].operations for name in (*calls, "decode"))
 
 
-def test_aged_rollouts_differ_by_seed(world: DreamWorld) -> None:
+def test_aged_rollouts_differ_by_seed(world: DiffusionWorld) -> None:
     (one, _), (same, _), (other, _) = (aged_rollout(world, 2, seed) for seed in (1, 1, 2))
     assert torch.equal(one.history[1].latents, same.history[1].latents)
     np.testing.assert_array_equal(one.pose, same.pose)
@@ -55,7 +55,7 @@ def test_aged_rollouts_differ_by_seed(world: DreamWorld) -> None:
     assert not np.array_equal(one.pose, other.pose)
 
 
-def test_a_report_is_of_medians_and_sets_rates_beside_the_peak(world: DreamWorld) -> None:
+def test_a_report_is_of_medians_and_sets_rates_beside_the_peak(world: DiffusionWorld) -> None:
     parts = {"decode": Part([3.0, 1.0, 2.0], operations=400), "select": Part([0.5]), "total": Part([4.0], 1000)}
     result = report(Args(age=20, batch=2), world, parts, peak=1000.0, memory_bytes=2**30)
 

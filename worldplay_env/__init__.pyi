@@ -57,6 +57,9 @@ from .rollout import (
 from .envs.starts import (
     choose_start as choose_start,
 )
+from .testing import (
+    check_world as check_world,
+)
 from .envs.vector import (
     VectorSnapshot as VectorSnapshot,
     WorldPlayVectorEnv as WorldPlayVectorEnv,

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spec = describe(args.world)
         start = choose_start(args.image, args.prompt, spec)
         start = replace(start, references=read_references(args.references, spec))
-        if note := unused_prompt(args.world, spec, args.prompt):
+        if note := unused_prompt(spec, args.prompt):
             print(f"note: {note}", file=sys.stderr)
         fps = spec.fps if args.fps is None else args.fps
         path = film_path(args.out, args.world)

@@ -66,13 +66,11 @@ def test_the_env_of_the_test_picture_warns_of_prompts_too() -> None:
 
 
 def test_a_word_is_said_of_a_prompt_that_changes_nothing() -> None:
-    assert unused_prompt("tiny", describe("tiny"), "a hill") == ""
-    assert (
-        unused_prompt("testcard", Testcard(), "a hill") == "testcard takes no prompt: 'a hill' changes nothing in it"
-    )
+    assert unused_prompt(describe("tiny"), "a hill") == ""
+    assert unused_prompt(Testcard(), "a hill") == "testcard takes no prompt: 'a hill' changes nothing in it"
     for prompt in (None, "", "scene 900012", CAPTION):
-        assert unused_prompt("scene", describe("scene"), prompt) == ""
-    said = unused_prompt("scene", describe("scene"), "a hill")
+        assert unused_prompt(describe("scene"), prompt) == ""
+    said = unused_prompt(describe("scene"), "a hill")
     assert said == "scene takes no prompt but the name of a place (\"scene 900012\"): 'a hill' changes nothing in it"
 
 

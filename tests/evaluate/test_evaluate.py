@@ -30,7 +30,7 @@ from worldplay_env.evaluate.run import evaluate
 from worldplay_env.models.worldplay import memory
 from worldplay_env.workers.base import OneProcess
 from worldplay_env.worlds.base import World
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 from worldplay_env.worlds.scene.build import Scene, build
 from worldplay_env.worlds.scene.walk import images_of, motion_table, walk
 from worldplay_env.worlds.scene.world import SceneWorld
@@ -189,7 +189,7 @@ def scenes() -> World:
 
 
 @pytest.fixture(scope="module")
-def dream() -> DreamWorld:
+def dream() -> DiffusionWorld:
     return small_world(text_encoder=NoText())
 
 
@@ -257,7 +257,7 @@ def test_a_world_without_a_model_of_the_scene_scores_badly() -> None:
 
 
 @pytest.mark.slow
-def test_a_dream_has_a_ceiling_and_another_memory_to_compare_with(dream: DreamWorld) -> None:
+def test_a_dream_has_a_ceiling_and_another_memory_to_compare_with(dream: DiffusionWorld) -> None:
     made: list[int] = []
     [result] = evaluate_scenes(dream, SEEDS[:1], drift=False, stepped=made.append)
     assert sum(made) == 2 * result["actions"]["actions"] + 2 * 4 + 4 * 16
@@ -272,7 +272,7 @@ def test_a_dream_has_a_ceiling_and_another_memory_to_compare_with(dream: DreamWo
     assert selected != recent
 
 
-def test_films_do_not_depend_on_who_shares_the_batch(dream: DreamWorld) -> None:
+def test_films_do_not_depend_on_who_shares_the_batch(dream: DiffusionWorld) -> None:
     takes = [RolloutSpec(Truth(seed, dream.image_size, CPU), camera_paths.short_path(build(seed))) for seed in SEEDS]
     together, apart = make_rollouts(dream, takes, 2), make_rollouts(dream, takes, 1)
     for one, other in zip(together, apart, strict=True):
@@ -295,7 +295,7 @@ def test_the_latest_memory_is_the_latest_sixteen_and_reaches_the_model() -> None
     assert memories[-1].tolist() == list(range(8, 24))
 
 
-def test_reconstruction_is_the_autoencoder_clip_by_clip(dream: DreamWorld) -> None:
+def test_reconstruction_is_the_autoencoder_clip_by_clip(dream: DiffusionWorld) -> None:
     film = pictures(0, count=69, size=(32, 48))
     whole = reconstruct(dream.codec, film)
     assert whole.shape == film.shape

@@ -13,8 +13,8 @@ from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.checkpoint import initialise
 from worldplay_env.worlds.base import Chunk, Control, Start
-from worldplay_env.worlds.diffusion.rollout import DreamRollout
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.rollout import DiffusionRollout
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 TEXT_TOKENS = 5
 CONFIG = WorldConfig(
@@ -53,16 +53,16 @@ def small_transformer(dtype: torch.dtype = torch.float32) -> Transformer:
     return transformer.to(dtype)
 
 
-def small_world(dtype: torch.dtype = torch.float32, device: str = "cpu", **options: object) -> DreamWorld:
+def small_world(dtype: torch.dtype = torch.float32, device: str = "cpu", **options: object) -> DiffusionWorld:
     """Return a small world without a text encoder."""
     autoencoder = Autoencoder(CONFIG.autoencoder)
     initialise(autoencoder, seed=2)
-    return DreamWorld(CONFIG, small_transformer(dtype).to(device), autoencoder.to(device, dtype), **options)  # type: ignore[arg-type]
+    return DiffusionWorld(CONFIG, small_transformer(dtype).to(device), autoencoder.to(device, dtype), **options)  # type: ignore[arg-type]
 
 
 def begin(
-    world: DreamWorld, seed: int, *, image: bool = True, prompt: int = 0, pose: np.ndarray | None = None
-) -> DreamRollout:
+    world: DiffusionWorld, seed: int, *, image: bool = True, prompt: int = 0, pose: np.ndarray | None = None
+) -> DiffusionRollout:
     """Begin a rollout from a picture of noise (the same for all) or from text alone."""
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8) if image else None
     embedding = torch.randn(TEXT_TOKENS, CONFIG.transformer.text_dim, generator=torch.Generator().manual_seed(prompt))
@@ -81,7 +81,7 @@ def wander(chunks: int, seed: int, start: np.ndarray | None = None) -> list[Cont
 PATH = wander(8, seed=5)
 
 
-def roll(world: DreamWorld, rollout: DreamRollout, chunks: int, path: list[Control] = PATH) -> list[Chunk]:
+def roll(world: DiffusionWorld, rollout: DiffusionRollout, chunks: int, path: list[Control] = PATH) -> list[Chunk]:
     """Make a rollout's next chunks along a path."""
     first = rollout.chunks
     return [world.step([rollout], [control])[0] for control in path[first : first + chunks]]

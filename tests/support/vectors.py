@@ -13,18 +13,18 @@ from small_world import CONFIG, TEXT_TOKENS, small_world
 
 from worldplay_env.envs.vector import AUTORESET_MODES, WorldPlayVectorEnv
 from worldplay_env.worlds.base import Start
-from worldplay_env.worlds.diffusion.rollout import DreamRollout
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.rollout import DiffusionRollout
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 NEAR = {"task": {"distance": 0.8, "angle": 30.0, "chunks": (3, 4), "reward": "dense"}}
 """A task that random actions reach now and then."""
 MODES = tuple(AUTORESET_MODES)
 
 
-class SmallDream(DreamWorld):
+class SmallDream(DiffusionWorld):
     """The small world of random weights, every prompt of which has one embedding."""
 
-    def start(self, start: Start, seed: int, **others: Any) -> DreamRollout:
+    def start(self, start: Start, seed: int, **others: Any) -> DiffusionRollout:
         embedding = torch.randn(TEXT_TOKENS, CONFIG.transformer.text_dim, generator=torch.Generator().manual_seed(0))
         return super().start(start, seed, prompt_embedding=embedding)
 

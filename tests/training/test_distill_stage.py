@@ -50,7 +50,7 @@ def still_paths(count: int, chunks: int) -> LatentPaths:
 
 
 def test_the_stages_rollouts_are_those_of_the_world() -> None:
-    """Chunk 0 and a chunk with memory, from the same noise, through the pieces and through `DreamWorld.step`."""
+    """Chunk 0 and a chunk with memory, from the same noise, through the pieces and through `DiffusionWorld.step`."""
     world, chunks = small_world(), 3
     paths = still_paths(1, chunks)
     networks = initialise(Networks(CONFIG), 0)

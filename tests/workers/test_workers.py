@@ -18,10 +18,10 @@ from spread import alone, card, frames_of, with_workers
 
 from worldplay_env.evaluate.run import evaluate
 from worldplay_env.workers import open_workers
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 
-def latents_of(world: DreamWorld, seed: int) -> np.ndarray:
+def latents_of(world: DiffusionWorld, seed: int) -> np.ndarray:
     """Return the newest latents of a dream of seven chunks, the last of which choose their memory."""
     rollout = small_world.begin(world, seed)
     chunks = [world.step([rollout], [control], decode=False)[0] for control in small_world.wander(7, seed)]

@@ -52,6 +52,20 @@ def test_options_of_a_factory_are_its_own_keyword_arguments(mine: str) -> None:
         worldplay_env.load(mine, tall=2)
 
 
+def test_a_world_that_was_loaded_to_describe_it_is_not_loaded_again(mine: str) -> None:
+    loaded: list[Testcard] = []
+
+    def factory() -> Testcard:
+        loaded.append(Testcard(SIZE))
+        return loaded[-1]
+
+    worldplay_env.register_world(mine, factory)
+    assert describe(mine).image_size == SIZE
+    assert describe(mine).image_size == SIZE
+    assert worldplay_env.load(mine) is loaded[0]
+    assert len(loaded) == 1
+
+
 def test_a_spec_that_was_given_keeps_an_env_from_loading_the_world_at_once(mine: str) -> None:
     loaded: list[Testcard] = []
 

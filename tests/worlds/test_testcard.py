@@ -133,28 +133,6 @@ def test_noise_can_be_given(world: Testcard) -> None:
     assert torch.equal(chunks[0].frames, chunks[1].frames)
 
 
-def test_rollouts_of_mixed_age_step_together_as_they_step_alone(world: Testcard) -> None:
-    def aged() -> list[TestcardRollout]:
-        rollouts = [world.start(Start(PICTURE), seed) for seed in range(3)]
-        for age, rollout in enumerate(rollouts):
-            play(world, rollout, *[9] * age)
-        return rollouts
-
-    together, alone = aged(), aged()
-    chunks = world.step(together, [control(rollout, 1) for rollout in together])
-    for chunk, rollout in zip(chunks, alone, strict=True):
-        np.testing.assert_array_equal(chunk.frames, play(world, rollout, 1))
-
-
-def test_without_decoding_there_are_latents_and_the_next_chunk_is_the_same(world: Testcard) -> None:
-    decoded, skipped = (world.start(Start(PICTURE), 0) for _ in range(2))
-    [full] = world.step([decoded], [control(decoded, 9)])
-    [latent] = world.step([skipped], [control(skipped, 9)], decode=False)
-    assert latent.frames is None
-    assert torch.equal(latent.latents, full.latents)
-    np.testing.assert_array_equal(play(world, decoded, 1), play(world, skipped, 1))
-
-
 def test_a_fork_goes_on_as_its_parent_or_with_another_seed(world: Testcard) -> None:
     rollout = world.start(Start(PICTURE, "a street"), 0)
     play(world, rollout, 9)
@@ -166,15 +144,6 @@ def test_a_fork_goes_on_as_its_parent_or_with_another_seed(world: Testcard) -> N
     assert (rollout.prompt, same.prompt) == ("a street", "a field")
 
 
-def test_a_saved_rollout_goes_on_bit_for_bit(world: Testcard, tmp_path: Path) -> None:
-    rollout = world.start(Start(PICTURE, "a street"), 2**62 + 1)
-    play(world, rollout, 9, 1)
-    rollout.save(tmp_path / "rollout.safetensors")
-    loaded = Testcard(image_size=(48, 64)).load_rollout(tmp_path / "rollout.safetensors")
-    assert (loaded.chunks, loaded.seed, loaded.prompt) == (rollout.chunks, rollout.seed, rollout.prompt)
-    np.testing.assert_array_equal(play(loaded.world, loaded, 2, 9), play(world, rollout, 2, 9))
-
-
 def test_a_file_that_is_no_rollout_of_it_is_refused(world: Testcard, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no tensors")
     with pytest.raises(ValueError, match="is not a safetensors file"):
@@ -182,17 +151,6 @@ def test_a_file_that_is_no_rollout_of_it_is_refused(world: Testcard, tmp_path: P
     Testcard(image_size=(32, 32)).start(Start(), 0).save(tmp_path / "smaller")
     with pytest.raises(ValueError, match=r"\(32, 32\) pixels, this world has \(48, 64\)"):
         world.load_rollout(tmp_path / "smaller")
-
-
-@pytest.mark.parametrize("before", [0, 1])
-def test_a_stream_yields_the_frames_of_a_step(world: Testcard, before: int) -> None:
-    stepped, streamed = (world.start(Start(PICTURE), 0) for _ in range(2))
-    for rollout in (stepped, streamed):
-        play(world, rollout, *[9] * before)
-    pieces = list(world.stream(streamed, control(streamed, 1)))
-    assert [len(piece) for piece in pieces] == [4 if before else 1, 4, 4, 4]
-    np.testing.assert_array_equal(torch.cat(pieces), play(world, stepped, 1))
-    np.testing.assert_array_equal(play(world, streamed, 2), play(world, stepped, 2))
 
 
 def test_a_stream_commits_with_its_last_frames_and_not_before(world: Testcard) -> None:

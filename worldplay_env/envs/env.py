@@ -173,7 +173,7 @@ class WorldPlayEnv(WorldEnvBase, gymnasium.Env[Any, Any]):
         )
         self.observation_space = self._core.space
         self.action_space = action_space(actions, self._promised.layout.latents)
-        self._window = Window(f"WorldPlay: {getattr(world, 'name', world)}", self.fps)
+        self._window = Window(f"WorldPlay: {self._promised.name}", self.fps)
         self._episode: Episode | None = None
         self._unrendered: list[np.ndarray] = []
         self.time_limit: int | None = None

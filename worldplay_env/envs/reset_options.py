@@ -119,7 +119,7 @@ def draw_start(
 
 def warn_of_prompt(world: WorldSpec | World, prompt: str) -> None:
     """Warn of a prompt without effect in a world."""
-    if said := unused_prompt(getattr(world, "name", "this world"), world, prompt):
+    if said := unused_prompt(world, prompt):
         gymnasium.logger.warn(said)
 
 

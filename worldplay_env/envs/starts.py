@@ -188,11 +188,10 @@ def check_usable(world: WorldSpec | World, image: ImageSource | None, prompt: st
     )
 
 
-def unused_prompt(name: str, world: WorldSpec | World, prompt: str | None) -> str:
+def unused_prompt(world: WorldSpec | World, prompt: str | None) -> str:
     """Return a warning about a prompt without effect in a world, "" where there is nothing to warn of.
 
     Args:
-        name: The world's name.
         world: The world or its spec.
         prompt: The user's prompt, or None.
     """
@@ -201,8 +200,10 @@ def unused_prompt(name: str, world: WorldSpec | World, prompt: str | None) -> st
     if not world.uses_picture:
         if SCENE_PROMPT.fullmatch(prompt) or any(prompt == own for _, own in find_starts()):
             return ""
-        return f'{name} takes no prompt but the name of a place ("scene 900012"): {prompt!r} changes nothing in it'
-    return f"{name} takes no prompt: {prompt!r} changes nothing in it"
+        return (
+            f'{world.name} takes no prompt but the name of a place ("scene 900012"): {prompt!r} changes nothing in it'
+        )
+    return f"{world.name} takes no prompt: {prompt!r} changes nothing in it"
 
 
 def _bundled_prompt(image: ImageSource) -> str | None:

@@ -205,7 +205,7 @@ def choose_starts(
             raise ValueError(f"{name} shows the places of pictures: without one there is nothing to compare it with")
         if compared and prompt is not None:
             notes.append(f"{name} begins in the place that the picture shows: {prompt!r} changes nothing in it")
-        elif said := unused_prompt(name, spec, prompt):
+        elif said := unused_prompt(spec, prompt):
             notes.append(said)
         starts.append(choose_start(image, None if compared else prompt, spec))
     return tuple(starts), tuple(notes)

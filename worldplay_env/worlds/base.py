@@ -228,13 +228,14 @@ class WorldSpec:
     layout: ChunkLayout = LAYOUT
     motion: MotionScale = DEFAULT_SCALE
     references: tuple[str, ...] = ()
+    name: str = ""
 
 
 class World(ABC):
     """A model, renderer or picture that makes video from cameras, for any number of rollouts.
 
     A subclass sets `name`, `image_size`, `fps`, `latent_shape` and `device`, and overrides what differs of the rest.
-    `worldplay_env.testing.check_world` checks it.
+    `worldplay_env.check_world` checks it.
     """
 
     name: str

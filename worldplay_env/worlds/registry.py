@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -110,6 +111,9 @@ WORLDS: Mapping[str, WorldEntry] = {
 """The worlds of this package."""
 _registered: dict[str, WorldEntry] = {}
 _loaded = Shared()
+_specs: WeakKeyDictionary[WorldEntry, WorldSpec] = WeakKeyDictionary()
+_described: WeakKeyDictionary[WorldEntry, World] = WeakKeyDictionary()
+"""Worlds that were loaded to describe them, until `load` is called for the entry."""
 
 
 def register_world(name: str, factory: Callable[..., World], *, spec: WorldSpec | None = None) -> None:
@@ -135,7 +139,11 @@ def register_world(name: str, factory: Callable[..., World], *, spec: WorldSpec 
         raise ValueError(f"{name!r} is a world of worldplay_env: choose another name")
     if not callable(factory):
         raise TypeError(f"a factory is a function that returns a World, got {factory!r}")
-    _registered[name] = WorldEntry(factory, None if spec is None else lambda: spec)
+    if spec is None:
+        _registered[name] = WorldEntry(factory)
+    else:
+        named = replace(spec, name=spec.name or name)
+        _registered[name] = WorldEntry(factory, lambda: named)
 
 
 def world_names() -> list[str]:
@@ -175,7 +183,12 @@ def describe(name: str | Path) -> WorldSpec:
         ValueError: An unknown name; the message lists the known ones.
     """
     entry = find(name)
-    return load(name).spec if entry.describe is None else entry.describe()
+    if entry.describe is not None:
+        return entry.describe()
+    if entry not in _specs:
+        world = load(name)
+        _specs[entry], _described[entry] = world.spec, world
+    return _specs[entry]
 
 
 def lazy_world(world: str | Path | World, **settings: Any) -> tuple[WorldSpec, Callable[[], World]]:
@@ -280,4 +293,6 @@ def load(
         world.loaded_by = functools.partial(load, where, **asked, accept_license=accept_license, **options)
         return world
 
-    return _loaded.get(key, make)
+    world = _loaded.get(key, make)
+    _described.pop(entry, None)
+    return world

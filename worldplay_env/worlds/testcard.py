@@ -53,7 +53,9 @@ def _latent_shape(image_size: tuple[int, int]) -> tuple[int, int, int, int]:
     return 4, LAYOUT.latents, max(1, height // 16), max(1, width // 16)
 
 
-SPEC = WorldSpec(image_size=(96, 160), latent_shape=_latent_shape((96, 160)), fps=FPS, uses_prompt=False)
+SPEC = WorldSpec(
+    image_size=(96, 160), latent_shape=_latent_shape((96, 160)), fps=FPS, uses_prompt=False, name="testcard"
+)
 """The sizes by default."""
 
 

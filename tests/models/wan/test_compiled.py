@@ -18,7 +18,7 @@ from worldplay_env.models.wan.compiled import MOST_SHAPES, Compiled
 from worldplay_env.models.wan.transforms import CompileNetworks, transforms_of
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.weights.checkpoint import initialise
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 LAYERS = 12
 """More than the graphs that torch keeps of one function."""
@@ -42,13 +42,13 @@ def backend() -> Iterator[Counting]:
     torch.compiler.reset()
 
 
-def deep_world(*transforms: Callable[[nn.Module], nn.Module]) -> DreamWorld:
+def deep_world(*transforms: Callable[[nn.Module], nn.Module]) -> DiffusionWorld:
     config = replace(CONFIG, transformer=replace(CONFIG.transformer, num_layers=LAYERS))
     networks = (
         initialise(Transformer(config.transformer), seed=1),
         initialise(Autoencoder(config.autoencoder), seed=2),
     )
-    return DreamWorld(config, *networks, transforms=transforms)
+    return DiffusionWorld(config, *networks, transforms=transforms)
 
 
 @pytest.mark.slow

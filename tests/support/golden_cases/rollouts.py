@@ -17,7 +17,7 @@ from golden_cases.preparation import FALLS_SHORT, falls_short, normalised_pixels
 from worldplay_env.models.config import TextConfig, WorldConfig
 from worldplay_env.models.worldplay import memory
 from worldplay_env.worlds.base import CHUNK_LATENTS, Chunk, Control, Start
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 FIRST_FRAMES = 5
 """Frames that are recorded as floats too."""
@@ -45,7 +45,7 @@ def rollout(case: Case) -> Iterator[Row]:
     yield from _compare(case, world, chunks)
 
 
-def _world(case: Case) -> DreamWorld:
+def _world(case: Case) -> DiffusionWorld:
     arguments, tokens = case["arguments"], case.tensor("in/prompt_embeds").shape[1]
     transformer, autoencoder = transformer_of(case), autoencoder_of(case, case["vae_config"])
     config = WorldConfig(
@@ -59,7 +59,7 @@ def _world(case: Case) -> DreamWorld:
         ),
     )
     points = case.tensor("in/points").numpy() if "in/points" in case else None
-    return DreamWorld(config, transformer, autoencoder, select=functools.partial(memory.select, points=points))
+    return DiffusionWorld(config, transformer, autoencoder, select=functools.partial(memory.select, points=points))
 
 
 def _recorded_picture(case: Case) -> np.ndarray:
@@ -68,7 +68,7 @@ def _recorded_picture(case: Case) -> np.ndarray:
     return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
-def _start(case: Case, world: DreamWorld, picture: np.ndarray, latent: Tensor) -> Iterator[Row]:
+def _start(case: Case, world: DiffusionWorld, picture: np.ndarray, latent: Tensor) -> Iterator[Row]:
     """Compare the prepared picture and what the autoencoder makes of it."""
     pixels = normalised_pixels(picture)
     recorded = case.tensor("out/image_pixels")[0, :, 0]
@@ -80,7 +80,7 @@ def _start(case: Case, world: DreamWorld, picture: np.ndarray, latent: Tensor) -
     )
 
 
-def _compare(case: Case, world: DreamWorld, chunks: list[Chunk]) -> Iterator[Row]:
+def _compare(case: Case, world: DiffusionWorld, chunks: list[Chunk]) -> Iterator[Row]:
     """Compare all chunks with the recorded latents, memory frames and images."""
     selections = {selection["chunk"]: selection for selection in case.values.get("memory_selection", [])}
     recorded = case.tensor("out/latents").split(CHUNK_LATENTS, dim=2)

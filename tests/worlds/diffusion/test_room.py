@@ -17,8 +17,8 @@ from worldplay_env.models.wan.text import TextEncoder
 from worldplay_env.weights.checkpoint import RandomWeights, load_autoencoder, load_text_model, load_tokenizer, on_meta
 from worldplay_env.worlds.base import Start, WorldError
 from worldplay_env.worlds.diffusion import room
-from worldplay_env.worlds.diffusion.rollout import DreamRollout
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.rollout import DiffusionRollout
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 TEXT = TextConfig(
     text_len=5, vocab_size=384, d_model=10, d_kv=4, d_ff=8, num_layers=1, num_heads=2, bytes_tokenizer=True
@@ -38,7 +38,7 @@ class Loads:
         self.count += 1
         return load_text_model(RandomWeights(0), TEXT)
 
-    def begin(self, prompt: str = "hut") -> DreamRollout:
+    def begin(self, prompt: str = "hut") -> DiffusionRollout:
         return self.world.start(Start(prompt=prompt), 0)
 
 
@@ -50,7 +50,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     return memory
 
 
-def needed(world: DreamWorld, batch: int = 1) -> int:
+def needed(world: DiffusionWorld, batch: int = 1) -> int:
     passing = chunk_bytes(world.config, world.codec, batch, 4, 4, 4)
     return passing + buffer_bytes(world.config, batch, 4, 4)
 

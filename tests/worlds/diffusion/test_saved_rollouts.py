@@ -17,7 +17,7 @@ from small_world import begin, small_world
 from torch import Tensor
 
 from worldplay_env.worlds.base import Control, Start, World
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 from worldplay_env.worlds.scene.world import SceneWorld
 from worldplay_env.worlds.testcard import Testcard
 
@@ -26,12 +26,12 @@ Change = Callable[[Facts, dict[str, Tensor]], None]
 
 
 @pytest.fixture(scope="module")
-def world() -> DreamWorld:
+def world() -> DiffusionWorld:
     return small_world()
 
 
 @pytest.fixture(scope="module")
-def saved(world: DreamWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(world: DiffusionWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a rollout of two chunks, the first of which was decoded."""
     path = tmp_path_factory.mktemp("saved") / "rollout.safetensors"
     rollout = begin(world, 3)
@@ -81,7 +81,7 @@ def broken(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def test_what_was_saved_is_read(world: DreamWorld, saved: Path, tmp_path: Path) -> None:
+def test_what_was_saved_is_read(world: DiffusionWorld, saved: Path, tmp_path: Path) -> None:
     loaded = world.load_rollout(changed(saved, tmp_path / "a", lambda facts, tensors: None))
     assert (loaded.chunks, loaded.decoded, loaded.seed) == (2, 1, 3)
     earlier = world.load_rollout(changed(saved, tmp_path / "b", lambda facts, tensors: facts.pop("weights_hash")))
@@ -120,14 +120,14 @@ def test_what_was_saved_is_read(world: DreamWorld, saved: Path, tmp_path: Path) 
     (lambda facts, tensors: tensors.update(more=torch.zeros(1)), "it holds .*more"),
 ])  # fmt: skip
 def test_parts_that_do_not_fit_are_refused(
-    world: DreamWorld, saved: Path, tmp_path: Path, change: Change, complaint: str
+    world: DiffusionWorld, saved: Path, tmp_path: Path, change: Change, complaint: str
 ) -> None:
     path = changed(saved, tmp_path / "changed.safetensors", change)
     with pytest.raises(ValueError, match=rf"(?s)no rollout saved in this world: .*{complaint}"):
         world.load_rollout(path)
 
 
-def test_a_rollout_of_another_model_of_the_same_sizes_is_refused(world: DreamWorld, saved: Path) -> None:
+def test_a_rollout_of_another_model_of_the_same_sizes_is_refused(world: DiffusionWorld, saved: Path) -> None:
     other = small_world()
     assert other.weights_hash == world.weights_hash
     with torch.no_grad():

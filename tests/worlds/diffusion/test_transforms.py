@@ -9,7 +9,7 @@ from torch import nn
 import worldplay_env
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.worldplay.transformer import Transformer
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 
 def test_a_function_is_given_the_transformer_then_the_autoencoder_and_what_it_returns_is_used() -> None:
@@ -44,7 +44,7 @@ def test_a_loaded_world_takes_functions_and_options_and_8_bits_cost_little() -> 
     assert len({id(world) for world in (tiny, still, small)}) == 3
     made = []
     for world in (tiny, still, small):
-        assert isinstance(world, DreamWorld)
+        assert isinstance(world, DiffusionWorld)
         rollout = world.start(worldplay_env.Start(None, "a place"), 0)
         noise = rollout.noise()
         made.append(world.step([rollout], [PATH[0]], decode=False)[0].latents)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from worldplay_env.worlds.base import Chunk, Control, Start
 from worldplay_env.worlds.diffusion import prompts
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 from worldplay_env.worlds.registry import load
 
 
 @pytest.fixture(scope="module")
-def world() -> DreamWorld:
+def world() -> DiffusionWorld:
     return small_world()
 
 
@@ -39,7 +39,7 @@ def _relative(one: Tensor | None, other: Tensor | None) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def test_chunks_have_13_then_16_frames_and_memory_by_the_rule(world: DreamWorld) -> None:
+def test_chunks_have_13_then_16_frames_and_memory_by_the_rule(world: DiffusionWorld) -> None:
     chunks = roll(world, begin(world, 0), 6)
     assert [chunk.frames.shape for chunk in chunks if chunk.frames is not None] == [(13, 32, 48, 3)] + [
         (16, 32, 48, 3)
@@ -50,7 +50,7 @@ def test_chunks_have_13_then_16_frames_and_memory_by_the_rule(world: DreamWorld)
     assert {"select", "prefill", "denoise_0", "denoise_3", "decode", "total"} <= set(chunks[5].timings)
 
 
-def test_equal_seeds_dream_equal_worlds_whatever_ran_before(world: DreamWorld) -> None:
+def test_equal_seeds_dream_equal_worlds_whatever_ran_before(world: DiffusionWorld) -> None:
     one = roll(world, begin(world, 3), 3)
     other_seed = roll(world, begin(world, 4), 3)
     torch.rand(7)
@@ -59,7 +59,7 @@ def test_equal_seeds_dream_equal_worlds_whatever_ran_before(world: DreamWorld) -
     assert not _same(one, other_seed)
 
 
-def test_global_random_state_is_neither_read_nor_touched(world: DreamWorld) -> None:
+def test_global_random_state_is_neither_read_nor_touched(world: DiffusionWorld) -> None:
     torch.manual_seed(11)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
     roll(world, begin(world, 0), 2)
@@ -67,7 +67,7 @@ def test_global_random_state_is_neither_read_nor_touched(world: DreamWorld) -> N
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
 
 
-def test_noise_is_standard_normal_and_a_function_of_seed_and_chunk(world: DreamWorld) -> None:
+def test_noise_is_standard_normal_and_a_function_of_seed_and_chunk(world: DiffusionWorld) -> None:
     rollout = begin(world, 5)
     first = rollout.noise()
     assert torch.equal(first, begin(world, 5, image=False).noise())
@@ -78,7 +78,7 @@ def test_noise_is_standard_normal_and_a_function_of_seed_and_chunk(world: DreamW
     assert abs(float(draws.std()) - 1) < 0.02
 
 
-def test_an_image_is_latent_frame_0_and_text_alone_generates_it(world: DreamWorld) -> None:
+def test_an_image_is_latent_frame_0_and_text_alone_generates_it(world: DiffusionWorld) -> None:
     pictured, imagined = begin(world, 0), begin(world, 0, image=False)
     with_image, without = roll(world, pictured, 1)[0], roll(world, imagined, 1)[0]
     assert with_image.latents is not None
@@ -117,7 +117,7 @@ def test_rollouts_of_mixed_age_step_together_as_they_step_alone(
     assert [rollout.chunks for rollout in rollouts] == [age + 1 for age in ages]
 
 
-def test_a_fork_goes_on_bit_for_bit_and_shares_every_tensor(world: DreamWorld) -> None:
+def test_a_fork_goes_on_bit_for_bit_and_shares_every_tensor(world: DiffusionWorld) -> None:
     parent = begin(world, 7)
     roll(world, parent, 5)
     child = parent.fork()
@@ -128,7 +128,7 @@ def test_a_fork_goes_on_bit_for_bit_and_shares_every_tensor(world: DreamWorld) -
     assert _same(ahead, roll(world, parent, 2))
 
 
-def test_a_fork_with_another_seed_has_the_past_but_another_future(world: DreamWorld) -> None:
+def test_a_fork_with_another_seed_has_the_past_but_another_future(world: DiffusionWorld) -> None:
     parent = begin(world, 7)
     roll(world, parent, 2)
     twin, other = parent.fork(seed=7), parent.fork(seed=8)
@@ -139,7 +139,7 @@ def test_a_fork_with_another_seed_has_the_past_but_another_future(world: DreamWo
 
 @pytest.mark.parametrize("chunks", [0, 1, 5])
 def test_a_saved_rollout_goes_on_bit_for_bit_in_a_freshly_loaded_world(
-    world: DreamWorld, tmp_path: Path, chunks: int
+    world: DiffusionWorld, tmp_path: Path, chunks: int
 ) -> None:
     rollout = begin(world, 9, image=chunks != 1)
     roll(world, rollout, chunks)
@@ -153,7 +153,7 @@ def test_a_saved_rollout_goes_on_bit_for_bit_in_a_freshly_loaded_world(
     assert [path.name for path in tmp_path.iterdir()] == ["rollout.safetensors"]
 
 
-def test_a_file_that_is_no_rollout_of_this_world_is_refused(world: DreamWorld, tmp_path: Path) -> None:
+def test_a_file_that_is_no_rollout_of_this_world_is_refused(world: DiffusionWorld, tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"no tensors here")
     with pytest.raises(ValueError, match="no rollout saved in this world"):
         world.load_rollout(tmp_path / "noise")
@@ -164,7 +164,7 @@ def test_a_file_that_is_no_rollout_of_this_world_is_refused(world: DreamWorld, t
 
 
 @pytest.mark.parametrize("image", [True, False])
-def test_a_stream_yields_the_frames_of_a_step_as_they_are_decoded(world: DreamWorld, image: bool) -> None:
+def test_a_stream_yields_the_frames_of_a_step_as_they_are_decoded(world: DiffusionWorld, image: bool) -> None:
     streamed, stepped = begin(world, 1, image=image), begin(world, 1, image=image)
     for control in PATH[:2]:
         parts = list(world.stream(streamed, control))
@@ -175,7 +175,7 @@ def test_a_stream_yields_the_frames_of_a_step_as_they_are_decoded(world: DreamWo
     assert streamed.chunks == 2
 
 
-def test_an_abandoned_stream_commits_nothing(world: DreamWorld) -> None:
+def test_an_abandoned_stream_commits_nothing(world: DiffusionWorld) -> None:
     rollout = begin(world, 1)
     frames = world.stream(rollout, PATH[0])
     next(frames)
@@ -185,13 +185,13 @@ def test_an_abandoned_stream_commits_nothing(world: DreamWorld) -> None:
 
 
 @pytest.mark.parametrize("latents_per_decode", [1, 2, 3])
-def test_the_length_of_a_decoder_pass_does_not_change_frames(world: DreamWorld, latents_per_decode: int) -> None:
+def test_the_length_of_a_decoder_pass_does_not_change_frames(world: DiffusionWorld, latents_per_decode: int) -> None:
     other = small_world(latents_per_decode=latents_per_decode)
     frames, expected = _frames(roll(other, begin(other, 2), 2)), _frames(roll(world, begin(world, 2), 2))
     assert (frames.int() - expected.int()).abs().max() <= 1
 
 
-def test_frames_are_the_same_after_chunks_that_were_not_decoded(world: DreamWorld) -> None:
+def test_frames_are_the_same_after_chunks_that_were_not_decoded(world: DiffusionWorld) -> None:
     always, sometimes = begin(world, 2), begin(world, 2)
     expected = roll(world, always, 4)
     chunks = [world.step([sometimes], [PATH[n]], decode=n in (1, 3))[0] for n in range(4)]
@@ -199,7 +199,7 @@ def test_frames_are_the_same_after_chunks_that_were_not_decoded(world: DreamWorl
     assert _same([chunks[1], chunks[3]], [expected[1], expected[3]])
 
 
-def test_a_new_prompt_changes_what_comes_and_nothing_before(world: DreamWorld) -> None:
+def test_a_new_prompt_changes_what_comes_and_nothing_before(world: DiffusionWorld) -> None:
     rollout, changed = begin(world, 3), begin(world, 3)
     before = roll(world, rollout, 1), roll(world, changed, 1)
     assert _same(*before)
@@ -227,7 +227,7 @@ def test_prompts_are_read_once_while_there_is_room_for_them(
     assert calls["read"] == made
 
 
-def test_a_start_that_is_not_at_the_origin_dreams_the_same(world: DreamWorld) -> None:
+def test_a_start_that_is_not_at_the_origin_dreams_the_same(world: DiffusionWorld) -> None:
     away = np.array(PATH[3].poses[2])
     moved = [Control(away @ control.poses, control.labels, control.intrinsics) for control in PATH[:3]]
     rollout, plain = begin(world, 3, pose=away), begin(world, 3)
@@ -248,7 +248,7 @@ def test_the_callers_context_changes_nothing() -> None:
     assert not third.latents.is_inference()
 
 
-def test_threads_that_share_a_world_step_their_rollouts_as_they_would_alone(world: DreamWorld) -> None:
+def test_threads_that_share_a_world_step_their_rollouts_as_they_would_alone(world: DiffusionWorld) -> None:
     expected = [roll(world, begin(world, seed), 3) for seed in range(4)]
     rollouts = [begin(world, seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -256,7 +256,7 @@ def test_threads_that_share_a_world_step_their_rollouts_as_they_would_alone(worl
     assert all(_same(one, other) for one, other in zip(chunks, expected, strict=True))
 
 
-def test_a_rollout_does_not_follow_arrays_that_its_caller_goes_on_to_change(world: DreamWorld) -> None:
+def test_a_rollout_does_not_follow_arrays_that_its_caller_goes_on_to_change(world: DiffusionWorld) -> None:
     poses, labels = np.array(PATH[0].poses), np.array(PATH[0].labels)
     rollout = begin(world, 0)
     chunk = world.step([rollout], [Control(poses, labels)])[0]
@@ -291,7 +291,7 @@ def test_a_rollout_saved_in_one_precision_goes_on_in_another(tmp_path: Path) -> 
     assert _relative(roll(exact, loaded, 1)[0].latents, roll(low, rollout, 1)[0].latents) < 0.05
 
 
-def test_what_was_released_is_made_anew(world: DreamWorld) -> None:
+def test_what_was_released_is_made_anew(world: DiffusionWorld) -> None:
     rollout, plain = begin(world, 6), begin(world, 6)
     expected = roll(world, plain, 3)
     chunks = roll(world, rollout, 1)
@@ -312,7 +312,7 @@ def test_random_weights_have_no_revision() -> None:
 @pytest.mark.parametrize("name", ["small", "testcard", "scene"])
 def test_the_newest_frame_alone_is_the_last_of_all(name: str) -> None:
     world = small_world() if name == "small" else load(name, device="cpu", image_size=(32, 48))
-    rollout = begin(world, 0) if isinstance(world, DreamWorld) else world.start(Start(prompt="a room"), 0)
+    rollout = begin(world, 0) if isinstance(world, DiffusionWorld) else world.start(Start(prompt="a room"), 0)
     for chunk in range(2):
         control = Control.of_labels(rollout.pose, [1] * 4, first=chunk == 0)  # turns, which no wall stops
         [whole] = world.step([rollout.fork()], [control])

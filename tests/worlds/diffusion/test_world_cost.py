@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from worldplay_env.models.worldplay import memory
 from worldplay_env.worlds.base import Start
 from worldplay_env.worlds.diffusion.rollout import PastChunk
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 
 @pytest.fixture(scope="module")
-def world() -> DreamWorld:
+def world() -> DiffusionWorld:
     return small_world()
 
 
@@ -84,7 +84,7 @@ def test_the_decoder_and_prefill_read_no_more_at_a_great_age(monkeypatch: pytest
     assert len(sizes[0]) > 100
 
 
-def test_a_rollout_grows_by_its_history_alone(world: DreamWorld) -> None:
+def test_a_rollout_grows_by_its_history_alone(world: DiffusionWorld) -> None:
     rollout = begin(world, 0)
 
     def held() -> int:
@@ -101,7 +101,7 @@ def test_a_rollout_grows_by_its_history_alone(world: DreamWorld) -> None:
     assert held() - before == 3 * chunk
 
 
-def test_memory_is_whole_chunks_of_the_history(world: DreamWorld) -> None:
+def test_memory_is_whole_chunks_of_the_history(world: DiffusionWorld) -> None:
     rollout = begin(world, 0)
     chunk = roll(world, rollout, 8)[-1]
     clips = chunk.memory.reshape(-1, memory.CLIP)

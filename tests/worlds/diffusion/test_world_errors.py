@@ -13,12 +13,12 @@ from small_world import PATH, begin, roll, small_world
 from torch import Tensor
 
 from worldplay_env.worlds.base import Start, WorldError
-from worldplay_env.worlds.diffusion.rollout import DreamRollout
-from worldplay_env.worlds.diffusion.world import DreamWorld
+from worldplay_env.worlds.diffusion.rollout import DiffusionRollout
+from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 
 @pytest.fixture(scope="module")
-def world() -> DreamWorld:
+def world() -> DiffusionWorld:
     return small_world()
 
 
@@ -45,7 +45,7 @@ def _failing(
         yield
 
 
-def _fingerprint(rollout: DreamRollout) -> tuple[object, ...]:
+def _fingerprint(rollout: DiffusionRollout) -> tuple[object, ...]:
     return (rollout.chunks, rollout.decoded, id(rollout.decoder_state), rollout.seed, rollout.prompt)
 
 
@@ -98,14 +98,14 @@ def test_a_model_that_makes_nan_is_an_error_and_changes_nothing(decode: bool) ->
     assert world.step([rollout], [PATH[1]])[0].frames is not None
 
 
-def test_a_path_that_does_not_begin_at_the_start_is_refused(world: DreamWorld) -> None:
+def test_a_path_that_does_not_begin_at_the_start_is_refused(world: DiffusionWorld) -> None:
     rollout = begin(world, 0)
     with pytest.raises(ValueError, match=r"must be the start's own.*Start\(pose=...\)"):
         world.step([rollout], [PATH[1]])
     assert rollout.chunks == 0
 
 
-def test_a_stream_that_was_overtaken_commits_nothing(world: DreamWorld) -> None:
+def test_a_stream_that_was_overtaken_commits_nothing(world: DiffusionWorld) -> None:
     rollout = begin(world, 1)
     frames = world.stream(rollout, PATH[0])
     next(frames)
@@ -115,7 +115,7 @@ def test_a_stream_that_was_overtaken_commits_nothing(world: DreamWorld) -> None:
     assert rollout.chunks == 1
 
 
-def test_wrong_arguments_are_refused_before_anything_runs(world: DreamWorld) -> None:
+def test_wrong_arguments_are_refused_before_anything_runs(world: DiffusionWorld) -> None:
     rollout, stranger = begin(world, 0), begin(small_world(), 0)
     with pytest.raises(ValueError, match="one control"):
         world.step([rollout], [])

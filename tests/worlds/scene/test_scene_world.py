@@ -187,27 +187,6 @@ def test_a_narrower_lens_is_used_as_asked(world: SceneWorld) -> None:
 # The promises of every world
 
 
-def test_rollouts_of_mixed_age_step_together_as_they_step_alone(world: SceneWorld) -> None:
-    def aged() -> list[SceneRollout]:
-        rollouts = [world.start(Start(), seed) for seed in range(3)]
-        for age, rollout in enumerate(rollouts):
-            play(world, rollout, *[FORWARD] * age)
-        return rollouts
-
-    together, alone = aged(), aged()
-    chunks = world.step(together, [control(rollout, YAW_RIGHT) for rollout in together])
-    for chunk, rollout in zip(chunks, alone, strict=True):
-        np.testing.assert_array_equal(chunk.frames, play(world, rollout, YAW_RIGHT))
-
-
-def test_without_decoding_the_next_chunk_is_the_same(world: SceneWorld) -> None:
-    decoded, skipped = (world.start(Start(), 0) for _ in range(2))
-    play(world, decoded, FORWARD)
-    [chunk] = world.step([skipped], [control(skipped, FORWARD)], decode=False)
-    assert chunk.frames is None
-    np.testing.assert_array_equal(play(world, decoded, YAW_RIGHT), play(world, skipped, YAW_RIGHT))
-
-
 def test_a_fork_goes_on_as_its_parent_and_apart_from_it(world: SceneWorld) -> None:
     rollout = world.start(Start(None, "a street"), 0)
     play(world, rollout, FORWARD)
@@ -220,17 +199,6 @@ def test_a_fork_goes_on_as_its_parent_and_apart_from_it(world: SceneWorld) -> No
     assert (rollout.prompt, same.prompt) == ("a street", "a field")
 
 
-def test_a_saved_rollout_goes_on_bit_for_bit(world: SceneWorld, tmp_path: Path) -> None:
-    rollout = world.start(Start(PICTURE, "scene 900003"), 2**62 + 1)
-    play(world, rollout, FORWARD, FORWARD, YAW_RIGHT)
-    rollout.save(tmp_path / "rollout.safetensors")
-    loaded = SceneWorld((24, 40), samples=1, device="cpu").load_rollout(tmp_path / "rollout.safetensors")
-    assert (loaded.chunks, loaded.seed, loaded.prompt) == (rollout.chunks, rollout.seed, rollout.prompt)
-    for name in ("picture", "poses", "blocked", "start_pose"):
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(rollout, name))
-    np.testing.assert_array_equal(play(loaded.world, loaded, 2, FORWARD), play(world, rollout, 2, FORWARD))
-
-
 def test_a_file_that_is_no_rollout_of_it_is_refused(world: SceneWorld, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no tensors")
     with pytest.raises(ValueError, match="is not a safetensors file"):
@@ -241,17 +209,6 @@ def test_a_file_that_is_no_rollout_of_it_is_refused(world: SceneWorld, tmp_path:
     load("testcard").start(Start(), 0).save(tmp_path / "card")
     with pytest.raises(ValueError, match="no rollout of 'scene', but of 'testcard'"):
         world.load_rollout(tmp_path / "card")
-
-
-@pytest.mark.parametrize("before", [0, 1])
-def test_a_stream_yields_the_frames_of_a_step(world: SceneWorld, before: int) -> None:
-    stepped, streamed = (world.start(Start(), 0) for _ in range(2))
-    for rollout in (stepped, streamed):
-        play(world, rollout, *[FORWARD] * before)
-    pieces = list(world.stream(streamed, control(streamed, YAW_RIGHT)))
-    assert [len(piece) for piece in pieces] == [4 if before else 1, 4, 4, 4]
-    np.testing.assert_array_equal(torch.cat(pieces), play(world, stepped, YAW_RIGHT))
-    np.testing.assert_array_equal(play(world, streamed, 2), play(world, stepped, 2))
 
 
 def test_a_stream_commits_with_its_last_frames_and_not_before(world: SceneWorld) -> None:

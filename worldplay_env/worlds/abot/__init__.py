@@ -26,6 +26,7 @@ def describe(name: str) -> WorldSpec:
 
     config = _config(name)
     return WorldSpec(
+        name=config.name,
         image_size=config.image_size,
         latent_shape=(config.autoencoder.z_dim, config.layout.latents, *config.latent_size),
         fps=config.fps,

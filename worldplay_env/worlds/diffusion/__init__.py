@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from worldplay_env.models.wan.transforms import Transform
     from worldplay_env.weights.folder import WeightFiles
-    from worldplay_env.worlds.diffusion.world import DreamWorld
+    from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 
 def describe(name: str) -> WorldSpec:
     """Return the sizes of a world model, or of a folder of weights, without loading it."""
     config = _config(name)
     shape = (config.autoencoder.z_dim, config.layout.latents, *config.latent_size)
-    return WorldSpec(image_size=config.image_size, latent_shape=shape, fps=config.fps, layout=config.layout)
+    return WorldSpec(config.image_size, shape, config.fps, layout=config.layout, name=config.name)
 
 
 def content(name: str, weights: str | None) -> str | None:
@@ -56,7 +56,7 @@ def load(
     quantize: str | None = None,
     attention: str | None = None,
     transforms: Sequence[Transform] = (),
-) -> DreamWorld:
+) -> DiffusionWorld:
     """Make the world model of that name; `world.load` shares it within the process and describes the arguments.
 
     Raises:
@@ -68,7 +68,7 @@ def load(
     from worldplay_env.models.wan.transforms import transforms_of
     from worldplay_env.weights.checkpoint import load_transformer
     from worldplay_env.worlds.diffusion.networks import load_networks
-    from worldplay_env.worlds.diffusion.world import DreamWorld
+    from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
     options = transforms_of(compile=compile, quantize=quantize, attention=attention)
     if revision is not None and (weights == "random" or name == "tiny"):
@@ -78,7 +78,7 @@ def load(
     place, numbers = pick_device(device), getattr(torch, dtype)
     networks = load_networks(name, config, files, load_transformer, device=place, dtype=numbers, decoder=decoder)
     with torch.inference_mode(False):
-        return DreamWorld(
+        return DiffusionWorld(
             config,
             networks.transformer,
             networks.codec,

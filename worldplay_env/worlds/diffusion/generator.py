@@ -18,7 +18,7 @@ from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.worlds.base import Control
 from worldplay_env.worlds.diffusion.dreamer import GeneratedChunk
 from worldplay_env.worlds.diffusion.prompts import PromptCache
-from worldplay_env.worlds.diffusion.rollout import DreamRollout, PastChunk
+from worldplay_env.worlds.diffusion.rollout import DiffusionRollout, PastChunk
 from worldplay_env.worlds.diffusion.timing import Stopwatch
 
 
@@ -72,7 +72,7 @@ class ChunkGenerator:
         self.transformer.rope_tables.clear()
 
     def dream(
-        self, rollouts: list[DreamRollout], controls: list[Control], noise: Tensor | None, watch: Stopwatch
+        self, rollouts: list[DiffusionRollout], controls: list[Control], noise: Tensor | None, watch: Stopwatch
     ) -> GeneratedChunk:
         """Choose memory, prefill it and denoise the next chunk of rollouts.
 
@@ -116,7 +116,7 @@ class ChunkGenerator:
         past = [PastChunk.of(row.clone(), control) for row, control in zip(latents, controls, strict=True)]
         return GeneratedChunk(latents, past, chosen)
 
-    def _begin(self, rollouts: list[DreamRollout], noise: Tensor) -> _Begin:
+    def _begin(self, rollouts: list[DiffusionRollout], noise: Tensor) -> _Begin:
         """Return where denoising begins: noise [b, C, 4, h, w], and what is known of it.
 
         Latent frame 0 of a rollout that begins with an image is known: it is fed clean and never updated.
@@ -144,13 +144,15 @@ class ChunkGenerator:
             watch.lap(f"denoise_{step.index}")
         return step.prediction()
 
-    def _select(self, rollout: DreamRollout, control: Control) -> np.ndarray:
+    def _select(self, rollout: DiffusionRollout, control: Control) -> np.ndarray:
         """Return the sorted indices of the past latent frames that the next chunk sees."""
         coming = view_matrices(control.poses)
         viewmats = np.concatenate([*(past.viewmats for past in rollout.history), coming])
         return self._select_memory(viewmats)
 
-    def _recall(self, rollout: DreamRollout, frames: np.ndarray, length: int, control: Control) -> list[PastChunk]:
+    def _recall(
+        self, rollout: DiffusionRollout, frames: np.ndarray, length: int, control: Control
+    ) -> list[PastChunk]:
         """Return the chunks that the chosen frames make up, and before them blank ones up to `length` frames.
 
         Memory is chosen in whole clips, which are chunks.

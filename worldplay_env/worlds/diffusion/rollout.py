@@ -39,8 +39,8 @@ class PastChunk:
         return cls(latents, control, view_matrices(control.poses))
 
 
-class DreamRollout(LatentRollout):
-    """A `Rollout` of a `DreamWorld` (see `LatentRollout`).
+class DiffusionRollout(LatentRollout):
+    """A `Rollout` of a `DiffusionWorld` (see `LatentRollout`).
 
     Attributes:
         history: The finished chunks.

@@ -24,7 +24,7 @@ from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.worlds.base import Control
 from worldplay_env.worlds.diffusion.generator import ChunkGenerator
 from worldplay_env.worlds.diffusion.latent_world import LatentWorld
-from worldplay_env.worlds.diffusion.rollout import DreamRollout, PastChunk
+from worldplay_env.worlds.diffusion.rollout import DiffusionRollout, PastChunk
 from worldplay_env.worlds.diffusion.room import Needed
 
 LAUNCH_BOUND = 10**11
@@ -32,7 +32,7 @@ LAUNCH_BOUND = 10**11
 pass over memories of all lengths then takes less time than a smaller one for each length."""
 
 
-class DreamWorld(LatentWorld):
+class DiffusionWorld(LatentWorld):
     """A `World` made by HY-WorldPlay's diffusion transformer and a codec.
 
     Args:
@@ -53,7 +53,7 @@ class DreamWorld(LatentWorld):
             network that takes its place (see `models.wan.transforms`).
     """
 
-    rollout_type = DreamRollout
+    rollout_type = DiffusionRollout
     transformer: Transformer
 
     def __init__(
@@ -85,10 +85,10 @@ class DreamWorld(LatentWorld):
         )
         self._mixed_ages = self._is_launch_bound() if mixed_ages is None else mixed_ages
 
-    def without_selection(self) -> DreamWorld:
+    def without_selection(self) -> DiffusionWorld:
         """Return a world of the same networks whose memory is the newest latent frames (see `World`)."""
         networks = (self.config, self.transformer, self.codec, self.text_encoder)
-        return DreamWorld(*networks, weights=self.weights, weights_hash=self.weights_hash, select=memory.latest)
+        return DiffusionWorld(*networks, weights=self.weights, weights_hash=self.weights_hash, select=memory.latest)
 
     def needed(self, batch: int, buffered: int, kept: int) -> Needed:
         """Return what the next chunk takes (see `LatentWorld.needed`); what is kept of it is small."""
@@ -97,7 +97,7 @@ class DreamWorld(LatentWorld):
         passing = chunk_bytes(self.config, self.codec, batch, self._latents_per_decode, latents, itemsize)
         return Needed(max(0, buffers[0] - buffers[1]), passing)
 
-    def made_up(self, latents: Tensor, control: Control, before: DreamRollout) -> PastChunk:
+    def made_up(self, latents: Tensor, control: Control, before: DiffusionRollout) -> PastChunk:
         """Return what `commit` takes, for given latents (see `LatentWorld.made_up`)."""
         return PastChunk.of(latents, control)
 
@@ -109,7 +109,7 @@ class DreamWorld(LatentWorld):
         decode = self.codec.decode_operations(self.config.latent_size, latents, first=chunks == 0)
         return counted | {f"denoise_{index}": step for index in range(len(TIMESTEPS))} | {"decode": decode}
 
-    def _kind(self, rollout: DreamRollout) -> Hashable:
+    def _kind(self, rollout: DiffusionRollout) -> Hashable:
         return 0 if self._mixed_ages else self._remembered(rollout.chunks)
 
     def _remembered(self, chunks: int) -> int:

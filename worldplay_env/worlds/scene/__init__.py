@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from worldplay_env.worlds.scene.world import SceneWorld
 
-SPEC = WorldSpec(image_size=(96, 160), latent_shape=None, fps=16, uses_picture=False, uses_prompt=False)
+SPEC = WorldSpec(image_size=(96, 160), latent_shape=None, fps=16, uses_picture=False, uses_prompt=False, name="scene")
 """The sizes by default: those of the embedded world model, which is judged by scenes."""
 
 SCENE_PROMPT = re.compile(r"\s*scene\s+(\d{1,18})\s*")
