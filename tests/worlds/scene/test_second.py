@@ -156,22 +156,24 @@ def test_a_surface_has_one_colour_from_wherever_it_is_seen(motion: Motion) -> No
 
 
 def test_frames_by_strips_are_those_of_all_rays_at_once() -> None:
-    poses = torch.from_numpy(np.stack([scene.start for scene in SCENES])).float()
-    batch, intrinsics = stack(SCENES), K.float().expand(len(SCENES), 3, 3)
-    strips = draw(SCENES).astype(int)
+    scenes = SCENES[:5]
+    poses = torch.from_numpy(np.stack([scene.start for scene in scenes])).float()
+    batch, intrinsics = stack(scenes), K.float().expand(len(scenes), 3, 3)
+    strips = draw(scenes).astype(int)
     whole = _render(batch, poses, intrinsics, SIZE, 2).frames.numpy()
     assert np.abs(strips - whole).max() <= 1
     traced = torch.compile(_render, fullgraph=True, backend="eager", dynamic=False)  # nothing depends on the data
-    some = torch.tensor([0, 1, 2, 3])
-    compiled = traced(batch.take(some), poses[:4], intrinsics[:4], SIZE, 2).frames.numpy().astype(int)
-    assert np.abs(compiled - whole[:4]).max() <= 1
+    some = torch.tensor([1, 3])
+    compiled = traced(batch.take(some), poses[some], intrinsics[some], SIZE, 2).frames.numpy().astype(int)
+    assert np.abs(compiled - whole[some.numpy()]).max() <= 1
 
 
-@pytest.mark.parametrize("motion", [Motion(forward=0.08), Motion(right=0.08), Motion(yaw=np.radians(3))])
-def test_motion_is_seen(motion: Motion) -> None:
-    moved = draw(SCENES, np.stack([move(scene.start, motion) for scene in SCENES]), (96, 160))
-    still = draw(SCENES, size=(96, 160))
-    assert psnr(torch.from_numpy(moved), torch.from_numpy(still)).mean() < 25  # dB, as in the first edition
+def test_motion_is_seen() -> None:
+    scenes = SCENES[::3]
+    still = torch.from_numpy(draw(scenes, size=(96, 160)))
+    for motion in (Motion(forward=0.08), Motion(right=0.08), Motion(yaw=np.radians(3))):
+        moved = draw(scenes, np.stack([move(scene.start, motion) for scene in scenes]), (96, 160))
+        assert psnr(torch.from_numpy(moved), still).mean() < 25, motion  # dB, as in the first edition
 
 
 def test_colours_come_back_from_oklch_and_too_strong_ones_keep_lightness_and_hue() -> None:
