@@ -286,9 +286,8 @@ def test_the_latest_memory_is_the_latest_sixteen_and_reaches_the_model() -> None
     def poses(count: int) -> np.ndarray:
         return np.broadcast_to(np.eye(4), (count, 4, 4))
 
-    assert memory.latest(poses(4)).tolist() == []
-    assert memory.latest(poses(12)).tolist() == list(range(8))
-    assert memory.latest(poses(44)).tolist() == list(range(24, 40))
+    chosen = memory.latest_each([poses(4), poses(12), poses(44)])
+    assert [frames.tolist() for frames in chosen] == [[], list(range(8)), list(range(24, 40))]
     world = small_world().without_selection()
     rollout = begin(world, 0)
     memories = [world.step([rollout], [control], decode=False)[0].memory for control in wander(7, 0)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -221,6 +222,58 @@ def test_selection_is_the_latest_12_and_the_nearest_whole_clip(past: int, seed: 
     assert (chosen[:4] == chosen[0] + np.arange(4)).all()
     counted = np.round(distances(w2c) * 8 * memory.DEFAULT_COUNT)  # whole points, so that ties are ties
     assert chosen[0] // 4 == counted.argmin()
+
+
+def histories(count: int) -> list[np.ndarray]:
+    """View matrices of paths of up to 100 chunks: short pasts, still cameras and returns are among them."""
+    rng = np.random.default_rng(0)
+    found = []
+    for seed in range(count):
+        w2c = random_path(4 * int(rng.integers(1, 101)), seed, hold=(1, 4, 9, 400)[seed % 4], level=seed % 3 == 0)
+        if seed % 5 == 0:
+            w2c[len(w2c) // 2 :] = w2c[: len(w2c) - len(w2c) // 2]  # the same views again
+        if seed % 7 == 0:
+            w2c[-4:, 2, 3] += 20  # overlaps with nothing
+        found.append(w2c)
+    return found
+
+
+def test_a_batch_chooses_for_each_what_counting_every_point_chooses() -> None:
+    paths = histories(60)
+    ties = 0
+    for w2c, chosen in zip(paths, memory.select_each(paths), strict=True):
+        if len(w2c) < 20:
+            assert chosen.tolist() == list(range(len(w2c) - 4))
+            continue
+        counted = np.round(distances(w2c) * 8 * memory.DEFAULT_COUNT)  # whole points, so that ties are ties
+        ties += (counted == counted.min()).sum() > 1
+        clip = 4 * int(counted.argmin())
+        assert chosen.tolist() == [*range(clip, clip + 4), *range(len(w2c) - 16, len(w2c) - 4)]
+    assert ties > 10
+
+
+@pytest.mark.parametrize("points", [None, ball(1000, 0)])
+def test_a_batch_chooses_what_each_would_choose_alone(points: np.ndarray | None) -> None:
+    paths = histories(24)
+    chosen = memory.select_each(paths, points)
+    assert [frames.tolist() for frames in chosen] == [memory.select(w2c, points).tolist() for w2c in paths]
+    assert memory.select_each([], points) == []
+
+
+def test_tensors_count_the_points_that_arrays_count() -> None:
+    w2c = np.concatenate(histories(12))
+    views = memory._relative_views(w2c[::40, None], w2c[None, ::20]).reshape(9, -1)
+    for cells in memory._default_levels():
+        as_tensors = memory._Cells(*map(torch.from_numpy, (cells.centres, cells.radii, cells.counts)))
+        np.testing.assert_array_equal(memory._seen(torch.from_numpy(views), as_tensors), memory._seen(views, cells))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_chooses_what_a_cpu_chooses() -> None:
+    paths = histories(200)
+    on_gpu = memory.select_each(paths, device=torch.device("cuda"))
+    assert [frames.tolist() for frames in on_gpu] == [frames.tolist() for frames in memory.select_each(paths)]
 
 
 def test_bounds_are_never_below_the_count() -> None:

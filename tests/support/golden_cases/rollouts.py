@@ -59,7 +59,9 @@ def _world(case: Case) -> DiffusionWorld:
         ),
     )
     points = case.tensor("in/points").numpy() if "in/points" in case else None
-    return DiffusionWorld(config, transformer, autoencoder, select=functools.partial(memory.select, points=points))
+    return DiffusionWorld(
+        config, transformer, autoencoder, select=functools.partial(memory.select_each, points=points)
+    )
 
 
 def _recorded_picture(case: Case) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from worldplay_env.control.camera import rebase, view_matrices
 from worldplay_env.models.config import WorldConfig
 from worldplay_env.models.wan.attention import KeysValues, KeyValueCache, LayerCache
-from worldplay_env.models.worldplay import sampler
+from worldplay_env.models.worldplay import memory, sampler
 from worldplay_env.models.worldplay.positional import Positions
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.worlds.base import Control
@@ -45,13 +45,11 @@ class ChunkGenerator:
     Args:
         config: Sizes.
         transformer: The velocity field, in its compute dtype.
-        select: Chooses the past latent frames that a chunk sees, of float64 [s + 4, 4, 4] view matrices: as many, and
-            in whole clips, as `memory.select` does.
+        select: Chooses the past latent frames that each rollout's chunk sees: as many, and in whole clips, as
+            `memory.select_each` does.
     """
 
-    def __init__(
-        self, config: WorldConfig, transformer: Transformer, select: Callable[[np.ndarray], np.ndarray]
-    ) -> None:
+    def __init__(self, config: WorldConfig, transformer: Transformer, select: memory.Selection) -> None:
         self.config = config
         self.transformer = transformer
         self._latents = config.layout.latents
@@ -85,7 +83,7 @@ class ChunkGenerator:
             noise: float32 [len(rollouts), C, 4, h, w] in place of the rollouts' own.
             watch: Gets the laps "select", "prefill" and "denoise_0" to "denoise_3".
         """
-        chosen = [self._select(*pair) for pair in zip(rollouts, controls, strict=True)]
+        chosen = self._select(rollouts, controls)
         length, batch, size = max(map(len, chosen)), len(rollouts), self.config.latent_size
         recalled = [
             self._recall(rollout, frames, length, control)
@@ -144,11 +142,13 @@ class ChunkGenerator:
             watch.lap(f"denoise_{step.index}")
         return step.prediction()
 
-    def _select(self, rollout: DiffusionRollout, control: Control) -> np.ndarray:
-        """Return the sorted indices of the past latent frames that the next chunk sees."""
-        coming = view_matrices(control.poses)
-        viewmats = np.concatenate([*(past.viewmats for past in rollout.history), coming])
-        return self._select_memory(viewmats)
+    def _select(self, rollouts: list[DiffusionRollout], controls: list[Control]) -> list[np.ndarray]:
+        """Return the sorted indices of the past latent frames that each rollout's next chunk sees."""
+        viewmats = [
+            np.concatenate([*(past.viewmats for past in rollout.history), view_matrices(control.poses)])
+            for rollout, control in zip(rollouts, controls, strict=True)
+        ]
+        return self._select_memory(viewmats, device=self.device)
 
     def _recall(
         self, rollout: DiffusionRollout, frames: np.ndarray, length: int, control: Control

@@ -7,9 +7,8 @@ than another pass, they are grouped by the length of their memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
-import numpy as np
 from torch import Tensor
 
 from worldplay_env.models.codec import Codec
@@ -45,8 +44,8 @@ class DiffusionWorld(LatentWorld):
         latents_per_decode: Latent frames that a decoder pass takes, 1..4: fewer need less memory, frames are equal.
             By default 4.
         sample_image: Draw the start's latent from the encoder's posterior, by the rollout's seed, not its mean.
-        select: Chooses the past latent frames that a chunk sees, of float64 [s + 4, 4, 4] view matrices: as many, and
-            in whole clips, as `memory.select` does.
+        select: Chooses the past latent frames that each rollout's chunk sees: as many, and in whole clips, as
+            `memory.select_each` does.
         mixed_ages: Rollouts whose memories differ in length go through together, the shorter ones padded; by default
             those of small networks on a GPU.
         transforms: Functions that are given the transformer, then the codec, in this order; each returns the
@@ -67,7 +66,7 @@ class DiffusionWorld(LatentWorld):
         weights_hash: str | None = None,
         latents_per_decode: int | None = None,
         sample_image: bool = False,
-        select: Callable[[np.ndarray], np.ndarray] = memory.select,
+        select: memory.Selection = memory.select_each,
         mixed_ages: bool | None = None,
         transforms: Sequence[Transform] = (),
     ) -> None:
@@ -88,7 +87,9 @@ class DiffusionWorld(LatentWorld):
     def without_selection(self) -> DiffusionWorld:
         """Return a world of the same networks whose memory is the newest latent frames (see `World`)."""
         networks = (self.config, self.transformer, self.codec, self.text_encoder)
-        return DiffusionWorld(*networks, weights=self.weights, weights_hash=self.weights_hash, select=memory.latest)
+        return DiffusionWorld(
+            *networks, weights=self.weights, weights_hash=self.weights_hash, select=memory.latest_each
+        )
 
     def needed(self, batch: int, buffered: int, kept: int) -> Needed:
         """Return what the next chunk takes (see `LatentWorld.needed`); what is kept of it is small."""
