@@ -12,12 +12,14 @@ from small_world import CONFIG, begin, wander
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from worldplay_env.models.abot.config import ABOT_SMALL
+from worldplay_env.models.codec import DecoderState
 from worldplay_env.models.wan.autoencoder import Autoencoder
 from worldplay_env.models.wan.block import Block
 from worldplay_env.models.wan.compiled import MOST_SHAPES, Compiled
 from worldplay_env.models.wan.transforms import CompileNetworks, transforms_of
 from worldplay_env.models.worldplay.transformer import Transformer
-from worldplay_env.weights.checkpoint import initialise
+from worldplay_env.weights.checkpoint import RandomWeights, initialise, load_small_codec
 from worldplay_env.worlds.diffusion.world import DiffusionWorld
 
 LAYERS = 12
@@ -98,6 +100,22 @@ def test_a_whole_block_can_be_compiled_by_others_with_one_graph_for_all_layers(b
     for control in path:
         world.step([rollout], [control])
     assert backend.graphs <= 9  # a chunk behind five lengths of memory, a prefill of four
+
+
+@torch.no_grad()
+def test_the_small_decoder_is_compiled_for_first_and_later_chunks(backend: Counting) -> None:
+    plain, compiled = (
+        load_small_codec(RandomWeights(), RandomWeights(), ABOT_SMALL.autoencoder, ABOT_SMALL.small_decoder)
+        for _ in range(2)
+    )
+    CompileNetworks(backend)(compiled)
+    latents = torch.randn(1, ABOT_SMALL.autoencoder.z_dim, 9, 2, 3, generator=torch.Generator().manual_seed(0))
+    states: list[DecoderState | None] = [None, None]
+    for part in latents.split(3, dim=2):
+        made = [codec.decode(part, state) for codec, state in zip((plain, compiled), states, strict=True)]
+        torch.testing.assert_close(made[1][0], made[0][0], rtol=1e-4, atol=1e-5)
+        states = [state for _, state in made]
+    assert backend.graphs == 2
 
 
 def test_beyond_its_shapes_a_function_runs_as_it_is(backend: Counting) -> None:

@@ -11,18 +11,20 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from worldplay_env.models.wan.attention import attend
-from worldplay_env.models.wan.autoencoder import Autoencoder, Decoder
+from worldplay_env.models.wan.autoencoder import Autoencoder, EncodingCodec
 from worldplay_env.models.wan.block import BlockNetwork
 from worldplay_env.models.wan.compiled import Compiled, compiled_execution
 from worldplay_env.models.wan.float8 import quantized_blocks
+from worldplay_env.models.wan.small_decoder import SmallCodec
 
 Transform = Callable[[nn.Module], nn.Module]
+AnyCodec = TypeVar("AnyCodec", bound=EncodingCodec)
 
 ATTENTIONS = ("cudnn",)
 """Attention kernels that can be asked for, beside torch's own choice."""
@@ -41,9 +43,9 @@ class CompileNetworks:
 
     def __call__(self, module: nn.Module) -> nn.Module:
         """Let a network run compiled; what it computes is equal up to rounding."""
-        if isinstance(module, Autoencoder):
+        if isinstance(module, Autoencoder | SmallCodec):
             channels_last(module)
-            decoder = Compiled(Decoder.forward, _decoder_shape, backend=self.backend)
+            decoder = Compiled(type(module.decoder).forward, _decoder_shape, backend=self.backend)
             module.decoder.__dict__["forward"] = functools.partial(decoder, module.decoder)
         elif isinstance(module, BlockNetwork):
             module.execution = compiled_execution(module.execution, backend=self.backend)
@@ -54,14 +56,14 @@ def _decoder_shape(decoder: nn.Module, x: Tensor, histories: tuple[Tensor, ...] 
     return (*x.shape, histories is None)
 
 
-def channels_last(autoencoder: Autoencoder) -> Autoencoder:
-    """Lay the kernels in memory as the activations lie, and return the autoencoder."""
-    for layer in autoencoder.modules():
+def channels_last(codec: AnyCodec) -> AnyCodec:
+    """Lay the kernels in memory as the activations lie, and return the codec."""
+    for layer in codec.modules():
         if isinstance(layer, nn.Conv3d):
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
         elif isinstance(layer, nn.Conv2d):
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
-    return autoencoder
+    return codec
 
 
 def cudnn_attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
