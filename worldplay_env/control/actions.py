@@ -85,13 +85,18 @@ def action_label(translation: int, rotation: int) -> int:
     return operator.index(translation) * NUM_CLASSES + operator.index(rotation)
 
 
+def are_labels(numbers: np.ndarray) -> bool:
+    """Return whether whole numbers of any shape are all action labels 0..80."""
+    return bool(((numbers >= 0) & (numbers < NUM_ACTIONS)).all())
+
+
 def split_label(label: int) -> tuple[int, int]:
     """Return the translation class 0..8 and the rotation class 0..8 of a label 0..80.
 
     Raises:
         ValueError: A label out of range.
     """
-    if not 0 <= operator.index(label) < NUM_ACTIONS:
+    if not are_labels(np.array(operator.index(label))):
         raise ValueError(f"an action label is 0..{NUM_ACTIONS - 1}, got {label}")
     return divmod(operator.index(label), NUM_CLASSES)
 

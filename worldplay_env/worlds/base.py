@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkabl
 
 import numpy as np
 
-from worldplay_env.control.actions import DEFAULT_SCALE, NUM_ACTIONS, motion_of
+from worldplay_env.control.actions import DEFAULT_SCALE, NUM_ACTIONS, are_labels, motion_of
 from worldplay_env.control.camera import (
     DEFAULT_INTRINSICS,
     MotionScale,
@@ -140,7 +140,7 @@ def check_labels(labels: Any, count: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(f"a chunk has {count} integer labels, got {labels.dtype} {labels.shape}")
-    if labels.min() < 0 or labels.max() >= NUM_ACTIONS:
+    if not are_labels(labels):
         raise ValueError(f"action labels are 0..{NUM_ACTIONS - 1}, got {labels.tolist()}")
     return labels.astype(np.int64)
 

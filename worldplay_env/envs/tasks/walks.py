@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from worldplay_env.control.actions import NUM_ACTIONS
+from worldplay_env.control.actions import NUM_ACTIONS, are_labels
 from worldplay_env.envs.rewards import append_poses, start_path
 from worldplay_env.worlds.base import Chunk, Decode, Rollout, World
 from worldplay_env.worlds.follow import next_control
@@ -77,7 +77,7 @@ def check_labels(actions: Any) -> tuple[int, ...]:
         ValueError: They are no list of labels, or none of them moves the camera.
     """
     labels = whole_numbers("actions", actions)
-    if not labels or min(labels) < 0 or max(labels) >= NUM_ACTIONS:
+    if not labels or not are_labels(np.array(labels)):
         raise ValueError(f"actions must be labels 0..{NUM_ACTIONS - 1}, at least one, got {labels}")
     if not any(labels):
         raise ValueError("actions must hold one that moves: goals would be where the episode starts")
