@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_world import CONFIG, begin, wander
+from small_world import CONFIG, begin, small_world, wander
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -86,6 +86,20 @@ def test_graphs_of_a_deep_model_are_bounded_and_none_is_added_in_a_long_run(back
         [found], [right] = world.step([compiled], [control]), plain.step([expected], [control])
         torch.testing.assert_close(found.latents, right.latents, rtol=1e-4, atol=1e-4)
         assert (found.frames.int() - right.frames.int()).abs().max() <= 1  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_after_a_warmup_and_chunks_are_those_of_a_plain_world(backend: Counting) -> None:
+    world, plain = small_world(transforms=[CompileNetworks(backend)]), small_world()
+    world.warmup(batch=2)
+    compiled = backend.graphs
+    assert compiled > 0
+    pairs = [[begin(each, seed) for seed in range(2)] for each in (world, plain)]
+    for control in wander(7, seed=1):
+        found, expected = world.step(pairs[0], [control] * 2), plain.step(pairs[1], [control] * 2)
+        for chunk, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(chunk.latents, right.latents, rtol=1e-4, atol=1e-4)
+    assert backend.graphs == compiled
 
 
 def test_a_whole_block_can_be_compiled_by_others_with_one_graph_for_all_layers(backend: Counting) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+import torch
 from torch import Tensor
 
 from worldplay_env.models.codec import Codec
@@ -20,11 +21,12 @@ from worldplay_env.models.wan.transforms import Transform
 from worldplay_env.models.worldplay import memory
 from worldplay_env.models.worldplay.sampler import TIMESTEPS
 from worldplay_env.models.worldplay.transformer import Transformer
-from worldplay_env.worlds.base import Control
+from worldplay_env.worlds.base import Control, Start
 from worldplay_env.worlds.diffusion.generator import ChunkGenerator
 from worldplay_env.worlds.diffusion.latent_world import LatentWorld
 from worldplay_env.worlds.diffusion.rollout import DiffusionRollout, PastChunk
 from worldplay_env.worlds.diffusion.room import Needed
+from worldplay_env.worlds.follow import next_control
 
 LAUNCH_BOUND = 10**11
 """Operations of a denoising step below which a GPU waits for its kernels to be launched, even with many rollouts: one
@@ -90,6 +92,22 @@ class DiffusionWorld(LatentWorld):
         return DiffusionWorld(
             *networks, weights=self.weights, weights_hash=self.weights_hash, select=memory.latest_each
         )
+
+    def warmup(self, batch: int = 1) -> None:
+        """Make a decoded chunk for every length of memory and discard it, so that no later step waits for that.
+
+        Networks are compiled for the shapes of such a batch, kernels are chosen, and buffers are allocated.
+
+        Args:
+            batch: Rollouts that will be stepped together, of equal age.
+
+        Raises:
+            WorldError: No memory.
+        """
+        prompt = torch.zeros(self.config.text.text_len, self.config.transformer.text_dim)
+        rollouts = [self.start(Start(None, ""), seed, prompt_embedding=prompt) for seed in range(batch)]
+        for _ in range(0, self.layout.memory + 1, self.layout.latents):
+            self.step(rollouts, [next_control(rollout, 0) for rollout in rollouts])
 
     def needed(self, batch: int, buffered: int, kept: int) -> Needed:
         """Return what the next chunk takes (see `LatentWorld.needed`); what is kept of it is small."""
