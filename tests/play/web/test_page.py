@@ -127,7 +127,8 @@ def test_what_the_keyboard_and_buttons_do(context: BrowserContext, tmp_path: Pat
         with page.expect_download() as download:
             page.get_by_role("link", name="film-001.mp4").click()
         download.value.save_as(tmp_path / "film.mp4")
-        assert len(read_film(tmp_path / "film.mp4").frames) > 10
+        # How many pictures were shown in the meantime depends on how fast the machine draws them.
+        assert read_film(tmp_path / "film.mp4").frames.std(axis=(1, 2, 3)).min() > 0
         page.get_by_role("button", name="Go back").click()
         until(lambda: len(history.records) <= len(history.bookmark.records) + 1)
         page.keyboard.press("?")
