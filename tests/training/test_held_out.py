@@ -61,11 +61,15 @@ def test_depth_that_is_read_is_compared_where_the_past_shows_it() -> None:
     with torch.no_grad():
         networks.depth.weight.zero_()
         networks.depth.bias.fill_(-torch.tensor(5.0).log())
-    assert read_depth(networks, paths, 3, torch.float32) == pytest.approx(np.log(5 / 4), abs=1e-4)
+    right = pytest.approx(np.log(5 / 4), abs=1e-4)
+    assert read_depth(networks, paths, 3, torch.float32) == (right, right)
     behind = paths.depth.clone()
     behind[:, 4:, : depth.CELLS] = 8.0  # what nothing before showed
-    found = read_depth(networks, replace(paths, depth=behind), 2, torch.float32)
-    assert found == pytest.approx(np.log(5 / 4), abs=1e-4)
+    assert read_depth(networks, replace(paths, depth=behind), 2, torch.float32) == (right, right)
+    past = paths.depth.clone()
+    past[:, :4] = 8.0
+    _, of_memory = read_depth(networks, replace(paths, depth=past), 2, torch.float32)
+    assert of_memory == pytest.approx(np.log(8 / 5), abs=1e-4)
 
 
 def test_a_rollout_with_a_true_past_remembers_nothing_of_its_own() -> None:

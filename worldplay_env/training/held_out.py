@@ -36,7 +36,8 @@ FIGURES = {
     "psnr of autoencoder": "dB, of the same videos encoded and decoded: the most that can be had",
     "psnr of first frame": "dB, of showing the first frame all along",
     "forward below yaw": "dB that chunks of walking straight are below chunks of turning, with true memory",
-    "depth error": "root mean square error of the logarithm of depth, read linearly",
+    "depth error": "root mean square error of the logarithm of depth, read linearly from the chunks' tokens",
+    "depth error of memory": "the same of the memory's tokens, which see their pictures as they are",
     "power at 9 pixels": "of what the past shows, in chunk 3, relative to the truth: 1 is right",
     "attention to the start": "share of chunk 3's attention that goes to the first picture",
     "attention to the newest": "share of it that goes to the newest memory frame",
@@ -84,35 +85,53 @@ def roll_out(
 
 
 @torch.no_grad()
-def read_depth(networks: Networks, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0) -> float:
-    """Return the error of the depth read from the tokens of chunks with a true past, at the first step.
+def read_depth(
+    networks: Networks, paths: LatentPaths, chunks: int, dtype: torch.dtype, seed: int = 0
+) -> tuple[float, float]:
+    """Return the errors of the depth read from the tokens of chunks with a true past, and of their memory's.
 
-    The root mean square error of the logarithm, over what the past shows of chunks 1 to `chunks` - 1 of all paths.
+    Root mean square errors of the logarithm, at the first step of chunks 1 to `chunks` - 1 of all paths: over what
+    the past shows of the chunks, and over all of the memory.
     """
     fused = FusedTransformer(networks.transformer, dtype)
     rows = torch.arange(len(paths), device=paths.latents.device)
-    read, true, counts = [], [], []
+    read, true, counts, past_read, past_true = [], [], [], [], []
     for chunk in range(1, chunks):
         where, length = torch.full_like(rows, chunk), memory_length(chunk)
-        read.append(networks.depth(_first_step(fused, networks, paths, rows, chunk, seed)[DEPTH_BLOCK].float()))
-        true.append(networks.cells(depth.target(paths.take(rows, where, length).depth[:, length:].flatten(0, 1))))
+        remembered: list[Tensor] = []
+        coming = _first_step(fused, networks, paths, rows, chunk, seed, remembered)
+        past, future = paths.take(rows, where, length).depth.split((length, LAYOUT.latents), dim=1)
+        past_read.append(networks.depth(remembered[DEPTH_BLOCK].float()))
+        past_true.append(networks.cells(depth.target(past.flatten(0, 1))))
+        read.append(networks.depth(coming[DEPTH_BLOCK].float()))
+        true.append(networks.cells(depth.target(future.flatten(0, 1))))
         _, shown = paths.shown(rows, where, length)
         finer = shown.repeat_interleave(depth.CELLS, -1).repeat_interleave(depth.CELLS, -2)
         counts.append(networks.cells(finer.flatten(0, 1)))
-    return float(depth.error(torch.cat(read), torch.cat(true), torch.cat(counts)))
+    of_chunks = depth.error(torch.cat(read), torch.cat(true), torch.cat(counts))
+    return float(of_chunks), float(depth.error(torch.cat(past_read), torch.cat(past_true)))
 
 
 def _first_step(
-    fused: FusedTransformer, networks: Networks, paths: LatentPaths, rows: Tensor, chunk: int, seed: int
+    fused: FusedTransformer,
+    networks: Networks,
+    paths: LatentPaths,
+    rows: Tensor,
+    chunk: int,
+    seed: int,
+    remembered: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Return the tokens behind each block at the first step of chunks whose memory is the true past."""
+    """Return the tokens behind each block at the first step of chunks whose memory is the true past.
+
+    Those of the memory are added to `remembered`.
+    """
     device = rows.device
     part = paths.take(rows, torch.full_like(rows, chunk), memory_length(chunk))
     text = fused.text(networks.embed(paths.tokens[rows], paths.mask[rows]))
     noise = torch.randn(part.clean.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
     length, hidden = part.memory.shape[2], list[Tensor]()
     timesteps = torch.full((len(rows), LAYOUT.latents), sampler.TIMESTEPS[0], device=device)
-    memory = remember(fused, part, text)
+    memory = remember(fused, part, text, remembered)
     fused.velocity(noise, timesteps, part.labels[:, length:], part.viewmats[:, length:], text, memory, hidden)
     return hidden
 
@@ -203,7 +222,7 @@ def measure(
     }
     if thorough and chunks > _WATCHED:
         figures |= _by_motion(apart, paths.labels, bounds)
-        figures["depth error"] = read_depth(networks, paths, few, dtype)
+        figures["depth error"], figures["depth error of memory"] = read_depth(networks, paths, few, dtype)
         shares = attention_shares(networks, paths, dtype).mean(0)
         figures["attention to the start"] = float(shares[0])
         figures["attention to the newest"] = float(shares[memory_length(_WATCHED) - 1])
