@@ -180,7 +180,7 @@ def test_a_prompt_that_found_no_memory_is_encoded_without_the_buffers_of_chunks(
         failing(patch, loads.encoder, "encode", 1)
         rollout.set_prompt("snow")
     assert rollout.prompt == "snow"
-    assert loads.world._dreamer.buffered == 0
+    assert loads.world._generator.buffered == 0
     with monkeypatch.context() as patch:
         failing(patch, loads.encoder, "encode", 2)
         with pytest.raises(WorldError, match="out of memory"):

@@ -16,7 +16,7 @@ from worldplay_env.models.abot.transformer import AbotTransformer
 from worldplay_env.models.wan.attention import KeyValueCache
 from worldplay_env.worlds.abot.rollout import AbotRollout, PastBlock
 from worldplay_env.worlds.base import Control
-from worldplay_env.worlds.diffusion.dreamer import GeneratedChunk
+from worldplay_env.worlds.diffusion.latent_generator import GeneratedChunk
 from worldplay_env.worlds.diffusion.prompts import PromptCache
 from worldplay_env.worlds.diffusion.timing import Stopwatch
 
@@ -28,7 +28,7 @@ Renoise = Callable[[AbotRollout, int], Tensor]
 
 
 class BlockGenerator:
-    """A `Dreamer` of ABot-World: rollouts without a block go through together, and so do the others of any age.
+    """The latents of ABot-World: rollouts without a block go through together, and so do the others of any age.
 
     Args:
         config: Sizes.
@@ -57,7 +57,7 @@ class BlockGenerator:
         self._prompts.clear()
         self._added.clear()
 
-    def dream(
+    def generate(
         self, rollouts: list[AbotRollout], controls: list[Control], noise: Tensor | None, watch: Stopwatch
     ) -> GeneratedChunk:
         """Denoise the next block of rollouts, and make the call over it whose keys and values are kept.

@@ -16,7 +16,7 @@ from worldplay_env.models.worldplay import memory, sampler
 from worldplay_env.models.worldplay.positional import Positions
 from worldplay_env.models.worldplay.transformer import Transformer
 from worldplay_env.worlds.base import Control
-from worldplay_env.worlds.diffusion.dreamer import GeneratedChunk
+from worldplay_env.worlds.diffusion.latent_generator import GeneratedChunk
 from worldplay_env.worlds.diffusion.prompts import PromptCache
 from worldplay_env.worlds.diffusion.rollout import DiffusionRollout, PastChunk
 from worldplay_env.worlds.diffusion.timing import Stopwatch
@@ -69,7 +69,7 @@ class ChunkGenerator:
         self._prompts.clear()
         self.transformer.rope_tables.clear()
 
-    def dream(
+    def generate(
         self, rollouts: list[DiffusionRollout], controls: list[Control], noise: Tensor | None, watch: Stopwatch
     ) -> GeneratedChunk:
         """Choose memory, prefill it and denoise the next chunk of rollouts.

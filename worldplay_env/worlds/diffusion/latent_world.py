@@ -1,7 +1,7 @@
 """What all world models are: a transformer makes the latents of a chunk, a codec decodes them in a stream.
 
-One step of a rollout: generate the new latents (a `Dreamer`), decode them in the stream, check them, commit them. Any
-number of rollouts go through together.
+One step of a rollout: generate the new latents (a `LatentGenerator`), decode them in the stream, check them, commit
+them. Any number of rollouts go through together.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from worldplay_env.worlds.base import (
     check_seed,
     check_step,
 )
-from worldplay_env.worlds.diffusion.dreamer import Dreamer, GeneratedChunk
 from worldplay_env.worlds.diffusion.exclusive import ExclusiveUse
 from worldplay_env.worlds.diffusion.groups import grouped, stacked
+from worldplay_env.worlds.diffusion.latent_generator import GeneratedChunk, LatentGenerator
 from worldplay_env.worlds.diffusion.latent_rollout import LatentRollout, image_noise
 from worldplay_env.worlds.diffusion.pictures import PictureCache
 from worldplay_env.worlds.diffusion.prompts import EncodedPrompt
@@ -64,14 +64,14 @@ class _Made:
 class LatentWorld(World):
     """A `World` whose chunks are latents that a transformer makes and a codec decodes.
 
-    A subclass names its `rollout_type`, has a `Dreamer`, and says which rollouts can go through it together.
+    A subclass names its `rollout_type`, has a `LatentGenerator`, and says which rollouts can go through it together.
 
     Args:
         config: Sizes; those of the networks must be the networks' own.
         transformer: The velocity field, in its compute dtype.
         codec: Encodes the starts and decodes the chunks; on the same device.
         text_encoder: Makes prompt embeddings; without one, `start` must be given them.
-        dreamer: Makes the dreamer of the transformer that the transforms return.
+        generator: Makes the generator of latents of the transformer that the transforms return.
         weights: Where the parameters came from ("random", "trained", a revision).
         weights_hash: Digest of the files they were read from; by default one of the parameters, made when asked for.
         latents_per_decode: Latent frames that a decoder pass takes, by default those of a chunk: fewer need less
@@ -92,7 +92,7 @@ class LatentWorld(World):
         transformer: Backbone,
         codec: Codec,
         text_encoder: TextEncoder | None,
-        dreamer: Callable[[Any], Dreamer],
+        generator: Callable[[Any], LatentGenerator],
         *,
         weights: str = "random",
         weights_hash: str | None = None,
@@ -121,13 +121,13 @@ class LatentWorld(World):
         self.device = transformer.device
         self._latents_per_decode = latents_per_decode
         self._sample_image = sample_image
-        self._dreamer = dreamer(self.transformer)
+        self._generator = generator(self.transformer)
         self._room = Room(self.needed, text_encoder, self.device)
         self._pictures = PictureCache()
         self._prompts: WeakValueDictionary[str, EncodedPrompt] = WeakValueDictionary()
         self._use = ExclusiveUse(
             self.device,
-            self._dreamer.forget,
+            self._generator.forget,
             "Step fewer rollouts at once, or load the world with fewer latents_per_decode "
             f"(now {latents_per_decode}).",
         )
@@ -261,7 +261,7 @@ class LatentWorld(World):
     def release(self) -> None:
         """Give back the memory that the next step makes anew: buffers, prompts' keys and values, the text encoder."""
         with self._use.lock:
-            self._dreamer.forget()
+            self._generator.forget()
             self._pictures.clear()
             if self.text_encoder is not None:
                 self.text_encoder.release()
@@ -301,7 +301,7 @@ class LatentWorld(World):
             check_step(self, rollouts, controls, noise)
             most = ROLLOUTS_AT_ONCE_ON_CPU if self.device.type == "cpu" else None
             groups = grouped([self._kind(rollout) for rollout in rollouts], most=most)
-            self._room.make(max(map(len, groups), default=0), self._dreamer.buffered, len(rollouts))
+            self._room.make(max(map(len, groups), default=0), self._generator.buffered, len(rollouts))
             made: dict[int, _Made] = {}
             for members in groups:
                 group, cameras = [rollouts[index] for index in members], [controls[index] for index in members]
@@ -322,9 +322,9 @@ class LatentWorld(World):
 
     def _stream(self, rollout: LatentRollout, control: Control) -> Generator[Tensor, None, Chunk]:
         before = rollout.chunks
-        dreamt, state, timings = self._room.retried(lambda: self._dreamt(rollout, control))
+        generated, state, timings = self._room.retried(lambda: self._generate(rollout, control))
         parts: list[Tensor] = []
-        for latent in dreamt.latents.split(1, dim=2):
+        for latent in generated.latents.split(1, dim=2):
             with self._use.hold():
                 pixels, state = self.codec.decode(latent, state, clamp=False)
                 self._require_finite(pixels)
@@ -332,34 +332,34 @@ class LatentWorld(World):
                 if len(parts) == self.layout.latents:
                     if rollout.chunks != before:
                         raise WorldError("the rollout was stepped while its frames were streamed")
-                    rollout.commit(dreamt.past[0], state)
+                    rollout.commit(generated.past[0], state)
             yield parts[-1]
-        return Chunk(torch.cat(parts), dreamt.latents[0].clone(), control.poses, dreamt.memory[0], timings)
+        return Chunk(torch.cat(parts), generated.latents[0].clone(), control.poses, generated.memory[0], timings)
 
-    def _dreamt(
+    def _generate(
         self, rollout: LatentRollout, control: Control
     ) -> tuple[GeneratedChunk, DecoderState | None, dict[str, float]]:
         """Return the latents of a rollout's next chunk, the decoder's state before it, and the time they took."""
         with self._use.hold():
-            self._room.make(1, self._dreamer.buffered, 1)
+            self._room.make(1, self._generator.buffered, 1)
             watch = Stopwatch(self.device)
-            dreamt = self._dreamer.dream([rollout], [control], None, watch)
-            self._require_finite(dreamt.latents)
-            return dreamt, self._caught_up(rollout), watch.seconds()
+            generated = self._generator.generate([rollout], [control], None, watch)
+            self._require_finite(generated.latents)
+            return generated, self._caught_up(rollout), watch.seconds()
 
     def _step_group(
         self, rollouts: list[LatentRollout], controls: list[Control], noise: Tensor | None, decode: Decode
     ) -> list[_Made]:
         """Make the chunks of rollouts in one pass, committing nothing."""
         watch = Stopwatch(self.device)
-        dreamt = self._dreamer.dream(rollouts, controls, noise, watch)
+        generated = self._generator.generate(rollouts, controls, noise, watch)
         frames: list[Tensor | None] = [None] * len(rollouts)
         states: list[DecoderState | None] = [None] * len(rollouts)
-        made = [dreamt.latents]
+        made = [generated.latents]
         if decode:
             for members in grouped([rollout.chunks == 0 for rollout in rollouts]):  # first chunks have fewer frames
                 before = stacked([self._caught_up(rollouts[index]) for index in members])
-                pixels, state = self._decode(dreamt.latents[members], before)
+                pixels, state = self._decode(generated.latents[members], before)
                 made.append(pixels)
                 shown = pixels[:, :, -1:] if decode == "newest" else pixels
                 for index, row, after in zip(members, shown, state.split(), strict=True):
@@ -371,7 +371,7 @@ class LatentWorld(World):
         return [
             _Made(Chunk(images, latents.clone(), control.poses, chosen, dict(timings)), past, state)
             for images, latents, control, chosen, past, state in zip(
-                frames, dreamt.latents, controls, dreamt.memory, dreamt.past, states, strict=True
+                frames, generated.latents, controls, generated.memory, generated.past, states, strict=True
             )
         ]
 

@@ -1,4 +1,4 @@
-"""The state of one dreamt world: every finished chunk, since any of them may be chosen as memory."""
+"""The state of one generated world: every finished chunk, since any of them may be chosen as memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PastChunk:
 
     @classmethod
     def of(cls, latents: Tensor, control: Control) -> PastChunk:
-        """Make the record of a chunk that was dreamt with `control`."""
+        """Make the record of a chunk that was generated with `control`."""
         return cls(latents, control, view_matrices(control.poses))
 
 

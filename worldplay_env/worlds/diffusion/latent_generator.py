@@ -27,7 +27,7 @@ class GeneratedChunk:
     memory: list[np.ndarray]
 
 
-class Dreamer(Protocol):
+class LatentGenerator(Protocol):
     """Generates the latents of chunks; it owns buffers, and the prompts' keys and values.
 
     One call at a time: the caller holds a lock, and commits what comes back.
@@ -40,7 +40,7 @@ class Dreamer(Protocol):
     def forget(self) -> None:
         """Give back buffers, tables and prompts' keys and values; the next call makes them anew."""
 
-    def dream(
+    def generate(
         self, rollouts: list[Any], controls: list[Control], noise: Tensor | None, watch: Stopwatch
     ) -> GeneratedChunk:
         """Generate the next chunk of rollouts in one pass.
