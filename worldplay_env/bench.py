@@ -51,8 +51,8 @@ class Args(WorldArgs):
     world: str = "tiny"
     """"tiny", "wan-5b", "abot-5b", or a folder of weights."""
     age: int = 20
-    """Chunks that the rollouts have behind them: a wandering path, with random latents in place of generated
-    ones. From 5 on, memory is full and chosen by overlap."""
+    """Chunks that the rollouts have behind them: a wandering path, with random latents in place of generated ones.
+    From 5 on, memory is full and chosen by overlap."""
     batch: int = 1
     """Rollouts that are stepped together."""
     chunks: int = 10

@@ -24,7 +24,7 @@ from worldplay_env.models.worldplay.attention import BRANCHES
 from worldplay_env.training import depth
 from worldplay_env.training.fused_transformer import FusedTransformer
 from worldplay_env.training.latent_dataset import LatentPaths
-from worldplay_env.training.networks import DEPTH_BLOCK, Networks, denoise, remember
+from worldplay_env.training.networks import Networks, denoise, remember
 from worldplay_env.training.run import Run
 from worldplay_env.training.trajectories import memory_length
 
@@ -95,21 +95,20 @@ def read_depth(
     """
     fused = FusedTransformer(networks.transformer, dtype)
     rows = torch.arange(len(paths), device=paths.latents.device)
-    read, true, counts, past_read, past_true = [], [], [], [], []
+    chunk_depths, memory_depths, counts = [], [], []
     for chunk in range(1, chunks):
         where, length = torch.full_like(rows, chunk), memory_length(chunk)
         remembered: list[Tensor] = []
         coming = _first_step(fused, networks, paths, rows, chunk, seed, remembered)
         past, future = paths.take(rows, where, length).depth.split((length, LAYOUT.latents), dim=1)
-        past_read.append(networks.depth(remembered[DEPTH_BLOCK].float()))
-        past_true.append(networks.cells(depth.target(past.flatten(0, 1))))
-        read.append(networks.depth(coming[DEPTH_BLOCK].float()))
-        true.append(networks.cells(depth.target(future.flatten(0, 1))))
+        memory_depths.append(networks.read_depth(remembered, past))
+        chunk_depths.append(networks.read_depth(coming, future))
         _, shown = paths.shown(rows, where, length)
         finer = shown.repeat_interleave(depth.CELLS, -1).repeat_interleave(depth.CELLS, -2)
         counts.append(networks.cells(finer.flatten(0, 1)))
-    of_chunks = depth.error(torch.cat(read), torch.cat(true), torch.cat(counts))
-    return float(of_chunks), float(depth.error(torch.cat(past_read), torch.cat(past_true)))
+    read, true = map(torch.cat, zip(*chunk_depths, strict=True))
+    past_read, past_true = map(torch.cat, zip(*memory_depths, strict=True))
+    return float(depth.error(read, true, torch.cat(counts))), float(depth.error(past_read, past_true))
 
 
 def _first_step(

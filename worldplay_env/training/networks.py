@@ -51,6 +51,15 @@ class Networks(nn.Module):
         """Return what the tokens of M frames cover, [M, n, cells], of values [M, CELLS h, CELLS w]."""
         return depth.cells(frames, *self.patch).flatten(1, 2)
 
+    def read_depth(self, tokens: list[Tensor], true: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the logarithm of inverse depth from tokens, [M, n, cells], and return the true one beside it.
+
+        Args:
+            tokens: Those of M frames behind each block.
+            true: [b, M / b, CELLS h, CELLS w] depth along the optical axis, in units; inf for sky.
+        """
+        return self.depth(tokens[DEPTH_BLOCK].float()), self.cells(depth.target(true.flatten(0, 1)))
+
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return prompt embeddings [b, text_len, text_dim] of token ids and their mask [b, text_len]."""
         return embed(self.text, tokens, mask)
@@ -106,11 +115,7 @@ def depth_loss(networks: Networks, chunks: Chunks, remembered: list[Tensor], com
     past, future = chunks.depth.split((chunks.memory.shape[2], LAYOUT.latents), dim=1)
     draws = len(coming[DEPTH_BLOCK]) // (len(future) * LAYOUT.latents)
     parts = [(coming, future.repeat_interleave(draws, 0))] + ([(remembered, past)] if remembered else [])
-    losses = [
-        depth.loss(networks.depth(tokens[DEPTH_BLOCK].float()), networks.cells(depth.target(true.flatten(0, 1))))
-        for tokens, true in parts
-    ]
-    return torch.stack(losses).mean()
+    return torch.stack([depth.loss(*networks.read_depth(tokens, true)) for tokens, true in parts]).mean()
 
 
 def denoise(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,12 +124,13 @@ def test_what_the_keyboard_and_buttons_do(context: BrowserContext, tmp_path: Pat
         page.get_by_role("button", name="Film").click()
         expect(page.locator("#filming")).to_contain_text("film 0.")
         until(lambda: len(history.records) > len(history.bookmark.records) + 2)
+        # A busy machine shows fewer pictures of a chunk: wait for 15, at 60 a second of film.
+        expect(page.locator("#filming")).to_contain_text(re.compile(r"film (0\.[3-9]|[1-9])"))
         page.get_by_role("button", name="Film").click()
         with page.expect_download() as download:
             page.get_by_role("link", name="film-001.mp4").click()
         download.value.save_as(tmp_path / "film.mp4")
-        # How many pictures were shown in the meantime depends on how fast the machine draws them.
-        assert read_film(tmp_path / "film.mp4").frames.std(axis=(1, 2, 3)).min() > 0
+        assert len(read_film(tmp_path / "film.mp4").frames) > 10
         page.get_by_role("button", name="Go back").click()
         until(lambda: len(history.records) <= len(history.bookmark.records) + 1)
         page.keyboard.press("?")

@@ -28,7 +28,7 @@ Renoise = Callable[[AbotRollout, int], Tensor]
 
 
 class BlockGenerator:
-    """The latents of ABot-World: rollouts without a block go through together, and so do the others of any age.
+    """Generates latents of ABot-World: rollouts without a block go through together, and so do the others of any age.
 
     Args:
         config: Sizes.

@@ -1,4 +1,4 @@
-"""The state of one generated world: every finished chunk, since any of them may be chosen as memory."""
+"""The state of one rollout: every finished chunk, since any of them may be chosen as memory."""
 
 from __future__ import annotations
 
